@@ -1,0 +1,58 @@
+# Every target makes the environment by itself, once: `make` lists the targets.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin/python
+PIP := $(BIN) -m pip --disable-pip-version-check --no-input --quiet
+READY := $(VENV)/.ready
+UNFINISHED := $(VENV)/.unfinished
+CACHES := build dist *.egg-info .benchmarks .mypy_cache .pytest_cache .ruff_cache
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "PYTHON=python3.12 chooses the interpreter of a new environment; ARGS='...' is handed to the program run."
+
+demo: $(READY) ## train a small network on MNIST, measure every step, draw the figure (3 minutes)
+	$(BIN) reproductions/p1_two_geometries.py $(ARGS)
+
+# Once bench/ holds test files, their correctness belongs here: pytest tests bench --benchmark-disable
+test: $(READY) ## run the tests
+	$(BIN) -m pytest tests $(ARGS)
+
+lint: $(READY) ## check style, format and types
+	$(BIN) -m ruff check .
+	$(BIN) -m ruff format --check .
+	$(BIN) -m mypy fastgeom
+
+bench: $(READY) ## time everything; each bench asserts that it is right before it is timed
+	$(BIN) -m pytest bench $(ARGS)
+
+clean: ## remove what was built and every cache; keeps the environment and runs/
+	rm -rf $(CACHES)
+	find bench fastgeom kernels reproductions tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and remove the environment too
+	rm -rf $(VENV)
+
+# An environment is unfinished until the last line has renamed the mark. One that was interrupted is made again from
+# nothing; one that is merely older than pyproject.toml or constraints.txt is brought up to date in place.
+$(READY): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "fastgeom: no $(PYTHON) found: install Python 3.11 or newer, or name one with PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "fastgeom: $(PYTHON) is no Python 3.11 or newer: name one with PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "fastgeom: $(PYTHON) cannot make environments: install its venv module (Debian: python3-venv)" >&2; exit 1; }
+	@echo "fastgeom: installing Python packages into $(VENV), once; this takes some minutes"
+	@if test -e $(UNFINISHED) || ! test -x $(BIN); then rm -rf $(VENV); fi
+	@mkdir -p $(VENV) && touch $(UNFINISHED)
+	@test -x $(BIN) || "$(PYTHON)" -m venv $(VENV)
+	@$(PIP) install --constraint constraints.txt setuptools
+	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@mv $(UNFINISHED) $(READY)

@@ -1,0 +1,70 @@
+"""fastgeom measures the geometry of optimisation while a network trains.
+
+A `Probe` reads the gradients once a step and records what they say about the path: norms, the lag cosines of a window
+of past gradients, curvature along the step, per layer and over all layers. `open_trace` reads a recorded run back as
+numpy arrays, `fastgeom.analysis` interprets it and `fastgeom.figures` draws it; these three need no torch.
+
+Every name is loaded on first use, so that reading a trace does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastgeom import analysis, figures
+    from fastgeom.history import Exact
+    from fastgeom.ops import clip_grad_norm_, cosine, dot, norm, window_dots
+    from fastgeom.probe import Probe, StepStatistics
+    from fastgeom.schedules import bursts, every
+    from fastgeom.trace import open_trace
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Exact",
+    "Probe",
+    "StepStatistics",
+    "__version__",
+    "analysis",
+    "bursts",
+    "clip_grad_norm_",
+    "cosine",
+    "dot",
+    "every",
+    "figures",
+    "norm",
+    "open_trace",
+    "window_dots",
+]
+
+_SUBMODULES = frozenset({"analysis", "figures"})
+
+_HOMES = {
+    "Exact": "fastgeom.history",
+    "Probe": "fastgeom.probe",
+    "StepStatistics": "fastgeom.probe",
+    "bursts": "fastgeom.schedules",
+    "clip_grad_norm_": "fastgeom.ops",
+    "cosine": "fastgeom.ops",
+    "dot": "fastgeom.ops",
+    "every": "fastgeom.schedules",
+    "norm": "fastgeom.ops",
+    "open_trace": "fastgeom.trace",
+    "window_dots": "fastgeom.ops",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use (PEP 562)."""
+    if name in _SUBMODULES:
+        return import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Name what is loaded and what can be."""
+    return sorted({*globals(), *__all__})
