@@ -1,0 +1,68 @@
+"""Tensors, tables and the error bound that the tests of the engine, the layout and the public calls share."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgeom.layout import DTYPES, AddressTable
+
+FLOOR = {torch.float32: 4 * 2.0**-24, torch.float64: 8 * 2.0**-53}
+"""What a sum may be off by, relative to the sum of its terms' magnitudes, where torch happens to be exact.
+
+Each term is rounded about twice (product, difference) and the lanes of a block are added in a few dozen to a few
+hundred steps whose errors average to about one unit more: four units of 2^-24 in all. In float64 the reference itself
+rounds as often as we do, hence twice that.
+"""
+
+
+def random_tensor(numel: int, dtype: torch.dtype, *, offset: int = 0) -> Tensor:
+    """Standard normal numbers that begin at element ``offset`` of their storage."""
+    return torch.randn(offset + numel, dtype=torch.float64).to(dtype)[offset:]
+
+
+def table(tensors: Sequence[Tensor | None], absent: torch.dtype = torch.float32) -> AddressTable:
+    """Where contiguous tensors lie; ``None`` is address 0 and has the dtype ``absent``."""
+    assert all(t is None or t.is_contiguous() for t in tensors)
+    return AddressTable(
+        np.array([0 if t is None else t.data_ptr() for t in tensors], np.int64),
+        np.array([DTYPES.index(absent if t is None else t.dtype) for t in tensors], np.int8),
+        tuple(tensors),
+    )
+
+
+def assert_accurate(ours: float, truth: float, terms: Callable[..., Tensor], *operands: Sequence[Tensor]) -> None:
+    """A sum is off by at most twice what torch's own sum of the same terms is off by, plus the floor.
+
+    Args:
+        ours: the sum under test.
+        truth: its value from ``fastgeom.reference``.
+        terms: from the operands to the terms that are added.
+        operands: lists of tensors, paired.
+    """
+    compute = torch.float64 if any(t.dtype is torch.float64 for list_ in operands for t in list_) else torch.float32
+    same = float(terms(*[_flat(o, compute) for o in operands]).sum())
+    magnitude = float(terms(*[_flat(o, torch.float64) for o in operands]).abs().sum())
+    torch_error = abs(same - truth) if math.isfinite(same) else 0.0  # where torch overflows we must not
+    bound = 2 * torch_error + FLOOR[compute] * magnitude
+    assert abs(ours - truth) <= bound, f"{ours!r} is off from {truth!r} by {abs(ours - truth):.3g}, allowed {bound:.3g}"
+
+
+def _flat(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    return torch.cat([t.detach().reshape(-1).to(dtype) for t in tensors] or [torch.zeros(0, dtype=dtype)])
+
+
+def assert_same_bits(actual: Tensor, expected: Tensor) -> None:
+    """Equal dtypes, shapes and bits; one NaN is as good as another."""
+    assert actual.dtype is expected.dtype and actual.shape == expected.shape
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[actual.element_size()]
+    same = (actual.contiguous().view(integers) == expected.contiguous().view(integers)) | (
+        actual.isnan() & expected.isnan()
+    )
+    wrong = (~same).reshape(-1).nonzero().reshape(-1)
+    assert len(wrong) == 0, (
+        f"{len(wrong)} of {same.numel()} elements differ, the first at {int(wrong[0])}: "
+        f"{actual.reshape(-1)[wrong[0]]} for {expected.reshape(-1)[wrong[0]]}"
+    )
