@@ -1,0 +1,272 @@
+"""`Probe`: one call a step that measures the gradients, remembers them, and sends a row to the trace."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from fastgeom import ops
+from fastgeom.arguments import checked_lags, checked_scalars, checked_step, checked_window
+from fastgeom.egress import Egress, TraceShape
+from fastgeom.engines import UpdateMoments, select_engine
+from fastgeom.history import Exact, ExactRing, ParameterSnapshot, warn_of_memory
+from fastgeom.layout import AddressTable, Grouping, Layout, TensorReader
+from fastgeom.schedules import Schedule, every
+from fastgeom.schema import LAYER_PREFIX, UPDATE_FIELDS
+from fastgeom.statistics import StepStatistics, recorded_values, step_statistics
+
+__all__ = ["Probe", "StepStatistics"]
+
+
+class Probe:
+    r"""Measures how each gradient relates to those of the ``window`` steps before it, overall and per layer.
+
+    At every scheduled step it takes, in one read of the gradient and of the remembered ones, ‖g‖², max|g|, the count of
+    inf and NaN, :math:`\langle g_t, g_{t-k}\rangle` for k = 1…window, and ‖g_t ∓ g_{t-1}‖²; see ``fastgeom.schema``.
+
+    >>> model = torch.nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with Probe(model, window=4) as probe:
+    ...     for _ in range(3):
+    ...         optimizer.zero_grad()
+    ...         loss = model(torch.ones(1, 2)).square().sum()
+    ...         loss.backward()
+    ...         statistics = probe.step(loss=loss)
+    ...         optimizer.step()
+    >>> statistics.lag_cosine.shape
+    torch.Size([4])
+
+    Args:
+        target: a module (its trainable parameters; tied ones count once), or an iterable of ``(name, parameter)``.
+        window: how many past gradients to remember, at least 1.
+        history: how; `Exact` by default.
+        trace: path of the file to record to; ``None`` records nothing.
+        trace_mode: ``"x"`` refuses an existing file, ``"w"`` replaces it.
+        groups: what a layer is: ``"layer"`` (the module that owns the parameter), ``"parameter"``, ``"global"`` (one
+            layer in all), or a callable from parameter name to group name.
+        track_updates: also measure the parameters' own movement u_t = x_{t+1} - x_t, whatever the optimiser. Costs the
+            memory of the parameters.
+        record_lags: the lags kept per layer in the trace; all by default. Overall, every lag is kept.
+        schedule: which steps to measure, ``step -> bool``; see `every` and `bursts`.
+        gradient: from a parameter to its gradient, where that does not lie in ``.grad``.
+        backend: ``None`` or ``"cpu"``.
+
+    Raises:
+        ValueError, TypeError: an argument that cannot be; the message names it, what was expected and what came.
+        OSError: the trace cannot be written there: it exists, another process writes it, or its folder is not writable.
+
+    Memory: window × gradients, in their own dtype; see `Exact`. Time: that of reading this once a step.
+    """
+
+    def __init__(
+        self,
+        target: torch.nn.Module | Iterable[tuple[str, Tensor]],
+        *,
+        window: int = 16,
+        history: Exact | None = None,
+        trace: str | os.PathLike[str] | None = None,
+        trace_mode: str = "x",
+        groups: Grouping = "layer",
+        track_updates: bool = False,
+        record_lags: Sequence[int] | None = None,
+        schedule: Schedule | None = None,
+        gradient: Callable[[Tensor], Tensor | None] | None = None,
+        backend: str | None = None,
+    ) -> None:
+        self.window = checked_window(window)
+        if history is not None and not isinstance(history, Exact):
+            raise ValueError(f"history: expected None or fastgeom.Exact(...), got {history!r}")
+        layer_lags = checked_lags(record_lags, self.window)
+        self._history = history or Exact()
+        self._layout = Layout(target, groups)
+        self._engine = select_engine(backend, self._layout.device)
+        self._ring = ExactRing(self._layout, self._engine, self.window, self._history.dtype)
+        self._snapshot = ParameterSnapshot(self._layout, self._engine) if track_updates else None
+        self._gradients = TensorReader(self._layout, "gradient")
+        self._parameters = TensorReader(self._layout, "parameter")
+        self._gradient_of = gradient
+        self._schedule = schedule or every(1)
+        self._last_step: int | None = None
+        self._hook: RemovableHandle | None = None
+        self._closed = False
+        warn_of_memory(self._layout, self.window, self._history.dtype)
+        self._egress: Egress | None = None
+        if trace is not None:
+            shape = TraceShape(self._layout.layers, self.window, layer_lags, track_updates)
+            self._egress = Egress(trace, trace_mode, shape, self._provenance(groups))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers, in the order of the per-layer statistics."""
+        return self._layout.layers
+
+    def step(
+        self, loss: Tensor | float | None = None, *, step: int | None = None, max_norm: float | None = None,
+        **scalars: Tensor | float,
+    ) -> StepStatistics | None:  # fmt: skip
+        """Measure this step: after the last backward and unscaling, before clipping and ``optimizer.step()``.
+
+        Args:
+            loss: recorded beside the measurement.
+            step: the trainer's own count, larger than at any call before; by default one more than at the last.
+            max_norm: clip the gradients in place to this norm, after measuring them and by the norm just measured.
+            scalars: more to record, such as the learning rate. The first measured step fixes their names.
+
+        Returns:
+            The statistics, on the device and without synchronising; ``None`` on a step that is not scheduled.
+
+        Raises:
+            RuntimeError: the probe is closed.
+            ValueError, TypeError: gradients that cannot be measured, all of them ``None``, a step number that does not
+                grow, a new scalar after the first measured step.
+        """
+        return self._step(loss, step, max_norm, scalars)
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> Self:
+        """Measure by itself before every ``optimizer.step()``, until `detach`.
+
+        With a fused optimizer under a gradient scaler, gradients reach the optimizer scaled: they are divided by its
+        ``grad_scale``, and a step that it will skip (``found_inf``) is recorded as skipped and does not enter the
+        window.
+
+        Raises:
+            RuntimeError: attached already.
+            RuntimeError: from ``optimizer.step(closure)``: there the gradients come after this hook.
+        """
+        if self._hook is not None:
+            raise RuntimeError("Probe.attach: expected a probe that is not attached, call detach() first")
+        self._hook = optimizer.register_step_pre_hook(self._before_optimizer_step)
+        return self
+
+    def detach(self) -> None:
+        """Undo `attach`; without it, does nothing."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def drain(self) -> None:
+        """Wait until all rows that are whole have reached the writer, and full chunks the disk."""
+        if self._egress is not None:
+            self._egress.drain()
+
+    def close(self) -> None:
+        """Detach, let the last row go without what would have come a step later, and finish the trace."""
+        self._closed = True
+        self.detach()
+        if self._egress is not None:
+            self._egress.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _before_optimizer_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if any(callable(a) for a in (*args, *kwargs.values())):
+            raise RuntimeError(
+                "Probe.attach: expected optimizer.step() without a closure; a closure computes the gradients after the "
+                "probe has looked. Call probe.step() yourself, at the end of the closure"
+            )
+        grad_scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
+        self._step(
+            None,
+            None,
+            None,
+            {},
+            scale=1.0 if grad_scale is None else 1.0 / self._engine.scalar(grad_scale),
+            skipped=found_inf is not None and self._engine.scalar(found_inf) != 0,
+        )
+
+    def _step(
+        self, loss: Tensor | float | None, step: int | None, max_norm: float | None,
+        scalars: dict[str, Tensor | float], *, scale: float = 1.0, skipped: bool = False,
+    ) -> StepStatistics | None:  # fmt: skip
+        started = time.perf_counter()
+        if self._closed:
+            raise RuntimeError("Probe.step: expected an open probe, this one is closed")
+        number = checked_step(step, self._last_step)
+        if not self._schedule(number):
+            if max_norm is not None:
+                present = [g for g in self._collect() if g is not None]
+                ops.scale_(present, ops.clip_coefficient(ops.norm(present), max_norm))
+            self._last_step = number
+            return None
+        scalars = checked_scalars(scalars if loss is None else {"loss": loss, **scalars})
+        if self._egress is not None:
+            self._egress.check_scalars(scalars)
+        gradients = self._collect()
+        located = self._gradients.locate(gradients)
+        update = self._measure_update(located, number, scale)
+        window = self._ring.measure(located, number, store=not skipped, scale=scale)
+        coefficient = None
+        if max_norm is not None:
+            coefficient = ops.clip_coefficient(window.grad_norm[-1], max_norm)
+            ops.scale_([g for g in gradients if g is not None], coefficient)
+        statistics = step_statistics(
+            number, window, param_sq=None if update is None else update.param_sq, clip_coefficient=coefficient
+        )
+        self._last_step = number
+        if self._egress is not None:
+            values = {**recorded_values(statistics), "skipped": int(skipped)}
+            self._egress.submit(values, scalars, started=started)
+        return statistics
+
+    def _measure_update(self, gradient: AddressTable, number: int, scale: float) -> UpdateMoments | None:
+        """Sums over the update that led here; those of the last row complete it, if it is one step old."""
+        if self._snapshot is None:
+            return None
+        previous = self._ring.previous(number)
+        parameters = self._parameters.locate(self._layout.parameters)
+        update = self._snapshot.measure(parameters, gradient, previous, scale=scale)
+        if previous is not None and self._egress is not None:
+            late = {f.name: getattr(update, f.name) for f in UPDATE_FIELDS if f.late}
+            self._egress.complete(
+                {name: value[-1] for name, value in late.items()}
+                | {LAYER_PREFIX + name: value[:-1] for name, value in late.items()}
+            )
+        return update
+
+    def _collect(self) -> list[Tensor | None]:
+        """The gradient of every measured parameter."""
+        get = self._gradient_of
+        gradients = [p.grad if get is None else get(p) for p in self._layout.parameters]
+        if all(g is None for g in gradients):
+            raise ValueError(
+                f"gradient: expected at least one of {len(gradients)} parameters to have one, got None for all; "
+                "measure after backward() and before zero_grad()"
+            )
+        return gradients
+
+    def _provenance(self, groups: Grouping) -> dict[str, str | int | float]:
+        """What the run's trace says of how it was measured."""
+        layout = self._layout
+        configuration = {
+            "window": self.window,
+            "history": f"Exact(dtype={self._history.dtype})",
+            "groups": groups if isinstance(groups, str) else getattr(groups, "__qualname__", repr(groups)),
+            "track_updates": self._snapshot is not None,
+            "schedule": getattr(self._schedule, "__qualname__", repr(self._schedule)),
+            "backend": self._engine.name,
+            "n_parameters": int(layout.numels.sum()),
+            "n_tensors": len(layout.names),
+            "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in layout.parameters}),
+        }
+        return {
+            "configuration": json.dumps(configuration),
+            "device": str(layout.device),
+            "torch_version": str(torch.__version__),
+            "numba_version": importlib.metadata.version("numba"),
+            "n_threads": torch.get_num_threads(),
+        }
