@@ -1,0 +1,126 @@
+"""How much of the training progress each regime made: four definitions, because they disagree, even in sign.
+
+A label says how g_t lies to g_{t-1}; the change of the loss that it is held responsible for is that of the step taken
+with g_t, f_t - f_{t+1}. A change is known between rows of consecutive steps with finite losses, and only there: what
+happens over a gap, or between a finite loss and one that is NaN or infinite, belongs to no regime.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastgeom.analysis.arrays import FloatArray, IntArray, as_series, as_steps
+from fastgeom.analysis.regimes import REGIMES, runs
+
+
+class RegimeShares(NamedTuple):
+    """One share for each regime, as fractions of 1."""
+
+    smooth: float
+    mixed: float
+    zigzag: float
+
+
+@dataclass(frozen=True)
+class ProgressShares:
+    r"""Progress shares of the three regimes by four definitions; f_0 and f_T are the first and the last finite loss.
+
+    Attributes:
+        net: $\sum_{t \in R} (f_t - f_{t+1}) / (f_0 - f_T)$. Rises count against a regime. Adds up to 1 over the
+            regimes where every change is known.
+        gross: $\sum_{t \in R} \max(0, f_t - f_{t+1}) / \sum_t \max(0, f_t - f_{t+1})$. Decreases only, divided by all
+            known decreases: never negative, always adds up to 1.
+        log_loss: $\sum_{t \in R} \ln(f_t / f_{t+1}) / \ln(f_0 / f_T)$. Net in factors instead of differences, so that
+            the late steps count as much as the early ones.
+        segment: $\sum_{[a, b] \subset R} (f_a - f_b) / (f_0 - f_T)$ over the maximal runs of a regime, a its first and
+            b its last step. The step that leaves a run counts for neither side, so that the regimes need not add up
+            to 1; a run of one step has no segment.
+    """
+
+    net: RegimeShares
+    gross: RegimeShares
+    log_loss: RegimeShares
+    segment: RegimeShares
+
+
+def progress_shares(loss: ArrayLike, labels: ArrayLike, step: ArrayLike | None = None) -> ProgressShares:
+    r"""Share of the decrease of the loss that each regime made, by four definitions.
+
+    $$ \text{net}_R = \frac{\sum_{t \in R} (f_t - f_{t+1})}{f_0 - f_T} $$
+
+    and gross, log-loss and segment as ``ProgressShares`` defines them. f_0 and f_T are the first and the last finite
+    loss: of a run that diverged, what counts is what came before.
+
+    Args:
+        loss: f_t, shape (step,), in any unit. NaN is a loss that is not known, infinity one that diverged.
+        labels: regime of each step, shape (step,), as ``classify`` returns them.
+        step: step numbers, shape (step,), strictly increasing; 0, 1, 2, ... by default.
+
+    Returns:
+        Four shares for each regime. NaN where there is nothing to share: net and segment of a run whose loss did not
+        fall from first to last, gross of one in which it never fell, log-loss as net and wherever a loss is 0 or less.
+
+    Raises:
+        ValueError: arrays of different lengths, labels other than -1, 0, 1, or step numbers that do not increase.
+
+    Source: ours. Morchdi, Zhou, Ding, Wang (2022) claim a substantial part of the progress for zigzag and do not say
+    how they divide it.
+
+    Example:
+        >>> shares = progress_shares([4.0, 2.0, 3.0, 1.0], [1, -1, -1, 0])
+        >>> [round(share.zigzag, 3) for share in (shares.net, shares.gross, shares.log_loss, shares.segment)]
+        [0.333, 0.5, 0.5, -0.333]
+    """
+    f = as_series("loss", loss)
+    regime = _as_labels(labels, len(f))
+    number = as_steps(step, len(f))
+    finite = f[np.isfinite(f)]
+    fell = finite.size > 0 and finite[-1] < finite[0]
+    total = float(finite[0] - finite[-1]) if fell else np.nan
+    drop = _known_drops(f, number)
+    falls = np.maximum(drop, 0.0)
+    all_falls = float(np.nansum(falls))
+    log_share = RegimeShares(np.nan, np.nan, np.nan)
+    if fell and finite.min() > 0:
+        with np.errstate(invalid="ignore"):
+            log_share = _sum_by_regime(_known_drops(np.log(f), number), regime, float(np.log(finite[0] / finite[-1])))
+    return ProgressShares(
+        net=_sum_by_regime(drop, regime, total),
+        gross=_sum_by_regime(falls, regime, all_falls if all_falls > 0 else np.nan),
+        log_loss=log_share,
+        segment=_sum_by_regime(_within_runs(drop, regime), regime, total),
+    )
+
+
+def _as_labels(labels: ArrayLike, n_rows: int) -> NDArray[np.int8]:
+    regime = np.asarray(labels)
+    if regime.shape != (n_rows,):
+        raise ValueError(f"labels: expected shape ({n_rows},), that of loss, got {regime.shape}")
+    if not np.isin(regime, list(REGIMES.values())).all():
+        raise ValueError(f"labels: expected only {sorted(REGIMES.values())}, got {np.unique(regime).tolist()}")
+    return regime.astype(np.int8)
+
+
+def _known_drops(values: FloatArray, number: IntArray) -> FloatArray:
+    """f_t - f_{t+1} at row t, NaN where it is not known; the last row has no successor."""
+    drop = np.full(len(values), np.nan)
+    with np.errstate(invalid="ignore"):
+        difference = values[:-1] - values[1:]
+    known = (np.diff(number) == 1) & np.isfinite(difference)
+    drop[:-1][known] = difference[known]
+    return drop
+
+
+def _within_runs(drop: FloatArray, regime: NDArray[np.int8]) -> FloatArray:
+    """Without the last change of each run: the rest telescopes to the loss at its start minus that at its end."""
+    inside = drop.copy()
+    inside[[run.stop - 1 for run in runs(regime)]] = np.nan
+    return inside
+
+
+def _sum_by_regime(change: FloatArray, regime: NDArray[np.int8], total: float) -> RegimeShares:
+    return RegimeShares(*(float(np.nansum(change[regime == label]) / total) for label in REGIMES.values()))

@@ -1,0 +1,196 @@
+"""One panel of a figure each: drawing on axes that the caller made, in one style."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import FigureBase
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from fastgeom import analysis
+from fastgeom.figures.view import FloatArray, GeometryTrace, Run, Window
+
+INK, LINE, GREY = "#1A1A1A", "#404040", "#7A7A7A"
+DOT = {analysis.SMOOTH: "#0072B2", analysis.MIXED: GREY, analysis.ZIGZAG: "#D55E00"}
+SHADE = {analysis.SMOOTH: ("#DCEEF9", None, "none"), analysis.ZIGZAG: ("#F6C08E", "/////", "#D9904E")}
+"""Fill, hatch and hatch colour: hue for most readers, lightness and hatching for the rest and for grey print."""
+
+CORRELATION_MAP = "cividis"
+"""Its lightness rises all the way, so that -1 and +1 differ in grey print too; blue to yellow is safe for most eyes."""
+
+BRACKET = {"arrowstyle": "|-|, widthA=0.3, widthB=0.3", "shrinkA": 0, "shrinkB": 0}
+
+KAPPA_RANGE = (-1.0, 6.0)
+"""Largest range drawn of kappa: what lies outside stands as a triangle at the border."""
+
+
+def geometry_panels(figure: FigureBase, run: Run, windows: dict[str, Window | None] | None = None) -> None:
+    """Loss, adjacent correlation and step curvature on one step axis, regimes shaded, ``windows`` marked a and b."""
+    top, middle, bottom = figure.subplots(3, 1, sharex=True)
+    for axes in (top, middle, bottom):
+        _shade(axes, run)
+        axes.margins(x=0.01)
+    _loss_panel(top, run)
+    _cosine_panel(middle, run)
+    _kappa_panel(bottom, run)
+    bottom.set_xlabel("optimiser step $t$")
+    if not len(run.step):
+        bottom.set_xticks([])
+    for letter, window in zip("ab", (windows or {}).values(), strict=False):
+        if window is not None:
+            _bracket(middle, letter, window)
+    counts = analysis.regime_counts(run.labels)
+    rule = {"smooth": rf"$c_t > {run.theta:g}$", "mixed": "else", "zigzag": rf"$c_t < -{run.theta:g}$"}
+    handles = []
+    for name, label in analysis.REGIMES.items():
+        fill, hatch, edge = SHADE.get(label, ("white", None, GREY))
+        share = counts[name] / max(1, len(run.labels))
+        text = f"{name} ({rule[name]}): {counts[name]:,} step{'s' * (counts[name] != 1)}, {share:.1%}"
+        handles.append(Patch(facecolor=fill, hatch=hatch, edgecolor=edge if edge != "none" else GREY, label=text))
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+
+
+def _loss_panel(axes: Axes, run: Run) -> None:
+    axes.set(ylabel="loss $f_t$", title="Loss, $f_t$")
+    if run.loss is None or not np.isfinite(run.loss).any():
+        _say(axes, "no loss in this trace")
+        return
+    known = run.loss[np.isfinite(run.loss)]
+    axes.plot(run.step, run.loss, color=INK, linewidth=1.2)
+    if known.min() > 0 and known.max() > 10 * known.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if known.max() < 50 * known.min() else (1,)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    if run.diverged_at is not None:
+        axes.axvline(run.diverged_at, color=INK, linewidth=1.2, linestyle=":")
+        axes.annotate(
+            f"diverged at step {run.diverged_at}",
+            (run.diverged_at, 0.96),
+            xytext=(-4, 0),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+        )
+
+
+def _cosine_panel(axes: Axes, run: Run) -> None:
+    formula = r"$c_t = \langle g_t, g_{t-1}\rangle \,/\, \|g_t\|\,\|g_{t-1}\|$"
+    axes.set(ylabel="correlation $c_t$", title=f"Correlation of adjacent gradients, {formula}")
+    axes.set_ylim(-1.1, 1.1)
+    if not np.isfinite(run.cosine).any():
+        _say(axes, "too short: no two adjacent steps measured")
+        return
+    _dots(axes, run, run.cosine)
+    _level(axes, run.theta, rf"$+\theta = {run.theta:g}$")
+    _level(axes, -run.theta, rf"$-\theta = -{run.theta:g}$")
+
+
+def _kappa_panel(axes: Axes, run: Run) -> None:
+    formula = r"$\kappa_t = 1 - \langle g_{t+1}, u_t\rangle \,/\, \langle g_t, u_t\rangle$"
+    axes.set(ylabel=r"curvature $\kappa_t$", title=f"Curvature met by the step $u_t$, {formula}")
+    if run.kappa is None:
+        _say(axes, "no updates in this trace: record them with track_updates=True")
+        return
+    if not np.isfinite(run.kappa).any():
+        _say(axes, "too short: no step with a measured successor")
+        return
+    low, high = KAPPA_RANGE
+    _dots(axes, run, np.clip(run.kappa, low, high))
+    for beyond, edge, marker in ((run.kappa > high, high, "^"), (run.kappa < low, low, "v")):
+        axes.plot(run.step[beyond], np.full(np.count_nonzero(beyond), edge), marker, color=INK, markersize=5)
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(min(bottom, -0.15), max(top, 2.3))
+    _level(axes, 1, "$\\kappa = 1$: minimum\nalong the step", side="top")
+    _level(axes, 2, "$\\kappa = 2$: edge of\nstability of plain GD", side="bottom")
+
+
+def window_panels(figure: FigureBase, trace: GeometryTrace, windows: dict[str, Window | None]) -> None:
+    """One heat map of correlations for each window, side by side, with one colour bar."""
+    panels = figure.subplots(1, 2)
+    for axes, letter, (regime, window) in zip(panels, "ab", windows.items(), strict=True):
+        if window is None:
+            axes.set_title(f"{letter}   {regime} window")
+            axes.set_box_aspect(1)
+            axes.set_xticks([])
+            _say(axes, f"no {regime} stretch in this run")
+            continue
+        size = window.last - window.first + 1
+        cosine = analysis.window_cosine(trace.lag_dot, trace.grad_sq, window.last, size=size, step=trace.step)
+        extent = (window.first - 0.5, window.last + 0.5, window.last + 0.5, window.first - 0.5)
+        axes.imshow(cosine, cmap=CORRELATION_MAP, vmin=-1, vmax=1, extent=extent, interpolation="nearest")
+        axes.set_title(
+            f"{letter}   {regime} window: steps {window.first}–{window.last}, {window.n_of_regime} of {size} {regime}"
+        )
+        axes.set(xlabel="optimiser step $t$", ylabel="optimiser step $s$")
+    colours = ScalarMappable(Normalize(-1, 1), CORRELATION_MAP)
+    bar = figure.colorbar(colours, ax=panels, ticks=[-1, -0.5, 0, 0.5, 1], shrink=0.9)
+    bar.set_label(r"correlation $\langle g_s, g_t\rangle \,/\, \|g_s\|\,\|g_t\|$")
+
+
+def _shade(axes: Axes, run: Run) -> None:
+    for label, (fill, hatch, edge) in SHADE.items():
+        spans = [
+            (float(run.step[part.start]) - 0.5, float(run.step[part.stop - 1] - run.step[part.start]) + 1.0)
+            for part in analysis.runs(run.labels)
+            if part.label == label
+        ]
+        axes.broken_barh(
+            spans,
+            (0, 1),
+            transform=axes.get_xaxis_transform(),
+            facecolor=fill,
+            hatch=hatch,
+            edgecolor=edge,
+            linewidth=0,
+            zorder=0,
+        )
+
+
+def _dots(axes: Axes, run: Run, values: FloatArray) -> None:
+    axes.plot(run.step, values, color=LINE, linewidth=0.5, alpha=0.6, zorder=2)
+    for label, colour in DOT.items():
+        chosen = run.labels == label
+        axes.plot(run.step[chosen], values[chosen], ".", color=colour, markersize=3.5, zorder=3)
+
+
+def _level(axes: Axes, height: float, text: str, *, side: Literal["top", "center", "bottom"] = "center") -> None:
+    """Draw a dashed line with its text right of the axes, aligned by its ``side`` so that neighbours keep apart."""
+    axes.axhline(height, color=INK, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
+    offset = {"top": 5, "center": 0, "bottom": -5}[side]
+    axes.annotate(
+        text,
+        (1, height),
+        xytext=(5, offset),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        va=side,
+        fontsize=8,
+        color=INK,
+    )
+
+
+def _bracket(axes: Axes, letter: str, window: Window) -> None:
+    axes.annotate("", (window.first, 0), (window.last, 0), arrowprops=BRACKET)
+    axes.annotate(
+        letter,
+        ((window.first + window.last) / 2, 0),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=11,
+        fontweight="bold",
+    )
+
+
+def _say(axes: Axes, text: str) -> None:
+    """Write why there is nothing to draw; the axis that would show it has no ticks."""
+    axes.set_yticks([])
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=INK, fontstyle="italic")

@@ -1,0 +1,91 @@
+"""What the figures read of a trace: its arrays, cut where the run diverged, and the windows worth drawing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgeom import analysis
+
+FloatArray = NDArray[np.float64]
+
+
+class GeometryTrace(Protocol):
+    """What the figures read of a trace; ``loss`` and the two update products are drawn where there are any."""
+
+    @property
+    def step(self) -> NDArray[np.int64]:
+        """Step numbers, shape (step,)."""
+
+    @property
+    def grad_sq(self) -> FloatArray:
+        """Squared gradient norms, shape (step,)."""
+
+    @property
+    def lag_dot(self) -> FloatArray:
+        """Products with the past gradients, shape (step, lag)."""
+
+    @property
+    def lag_cosine(self) -> FloatArray:
+        """Correlations with the past gradients, shape (step, lag)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the panels draw of a trace, cut where it diverged."""
+
+    step: NDArray[np.int64]
+    loss: FloatArray | None
+    cosine: FloatArray
+    kappa: FloatArray | None
+    labels: NDArray[np.int8]
+    theta: float
+    diverged_at: int | None
+
+    @classmethod
+    def read(cls, trace: GeometryTrace, theta: float) -> Run:
+        """Take the rows up to the last whose loss and gradient are finite; what comes after is a divergence."""
+        loss: FloatArray | None = getattr(trace, "loss", None)
+        kappa: FloatArray | None = None
+        if hasattr(trace, "grad_dot_update") and hasattr(trace, "next_grad_dot_update"):
+            kappa = analysis.step_curvature(trace.grad_dot_update, trace.next_grad_dot_update)
+        cosine = trace.lag_cosine[:, 0]
+        finite = np.isfinite(trace.grad_sq) if loss is None else np.isfinite(trace.grad_sq) & np.isfinite(loss)
+        end = int(np.flatnonzero(finite)[-1]) + 1 if finite.any() else 0
+        return cls(
+            step=trace.step[:end],
+            loss=None if loss is None else loss[:end],
+            cosine=cosine[:end],
+            kappa=None if kappa is None else kappa[:end],
+            labels=analysis.classify(cosine[:end], theta),
+            theta=theta,
+            diverged_at=int(trace.step[end]) if end < len(trace.step) else None,
+        )
+
+
+@dataclass(frozen=True)
+class Window:
+    """Steps ``first`` to ``last``, ``n_of_regime`` of them in the regime the window is to show."""
+
+    first: int
+    last: int
+    n_of_regime: int
+
+
+def find_windows(run: Run, n_lags: int, size: int | None) -> dict[str, Window | None]:
+    """Find the windows of ``size`` steps that show the smooth and the zigzag regime best; None where there is none."""
+    if size is not None and size < 2:
+        raise ValueError(f"size: expected at least 2 steps, got {size}")
+    in_a_row = max((stretch.length for stretch in analysis.runs(run.step - np.arange(len(run.step)))), default=0)
+    length = size if size is not None else min(n_lags + 1, in_a_row)
+    windows: dict[str, Window | None] = {"smooth": None, "zigzag": None}
+    for regime in windows:
+        label = analysis.REGIMES[regime]
+        rows = analysis.densest_window(run.labels, label, length, step=run.step) if length >= 2 else None
+        if rows is not None:
+            n_of_regime = int(np.count_nonzero(run.labels[slice(*rows)] == label))
+            windows[regime] = Window(int(run.step[rows[0]]), int(run.step[rows[1] - 1]), n_of_regime)
+    return windows
