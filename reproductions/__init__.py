@@ -1,0 +1,1 @@
+"""Reproductions: one script a figure, each readable as a method section; they use fastgeom's public API only."""

@@ -1,0 +1,1 @@
+"""What several reproductions share: data, networks, exact full-batch gradients, and the command line's manners."""

@@ -1,0 +1,223 @@
+"""The demo, run as a user runs it: what it writes and prints, and what it says to bad input."""
+
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastgeom
+from fastgeom import analysis
+
+SCRIPT = "reproductions/p1_two_geometries.py"
+
+
+def start(checkout: Path, folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """The script, started from a folder that is not the checkout."""
+    inherited = {name: value for name, value in os.environ.items() if name != "FASTGEOM_DATA"}
+    command = [sys.executable, str(checkout / SCRIPT), *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=folder, env=inherited | environment, stdout=pipe, stderr=pipe, text=True, encoding="utf-8"
+    )
+
+
+def run(checkout: Path, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    process = start(checkout, folder, *arguments, **environment)
+    output, errors = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> tuple[Path, str, str]:
+    """Folder, output and errors of eight steps on the digits, the second run into the same folder."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "demo.h5").write_text("what an earlier run left")
+    done = run(checkout, folder, "--data", "digits", "--images", "200", "--steps", "8", "--lr", "0.05", "--seed", "3")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout, done.stderr
+
+
+def test_trace_holds_every_step(demo: tuple[Path, str, str]) -> None:
+    trace = fastgeom.open_trace(demo[0] / "runs" / "demo.h5")
+    assert trace.step.tolist() == list(range(8))
+    assert trace.window == 32
+    assert trace.layers == ("conv1", "conv2", "conv3", "linear")
+    assert np.isfinite(trace.loss).all() and (np.diff(trace.loss) < 0).all()
+    assert np.all(trace.lr == 0.05)
+    assert trace.status == "finished"
+
+
+def test_step_is_plain_gradient_descent(demo: tuple[Path, str, str]) -> None:
+    """u_t = -eta g_t, read off the trace."""
+    trace = fastgeom.open_trace(demo[0] / "runs" / "demo.h5")
+    np.testing.assert_allclose(trace.update_sq[:-1], 0.05**2 * trace.grad_sq[:-1], rtol=1e-4)
+    np.testing.assert_allclose(trace.grad_dot_update[:-1], -0.05 * trace.grad_sq[:-1], rtol=1e-4)
+    kappa = analysis.step_curvature(trace.grad_dot_update, trace.next_grad_dot_update)
+    ratio = np.sqrt(trace.grad_sq[1:] / trace.grad_sq[:-1])
+    np.testing.assert_allclose(kappa[:-1], 1 - ratio * trace.lag_cosine[1:, 0], atol=1e-3)
+
+
+def test_picture_is_written(demo: tuple[Path, str, str]) -> None:
+    picture = (demo[0] / "runs" / "demo.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 50_000
+
+
+def test_table_is_aligned_and_adds_up(demo: tuple[Path, str, str]) -> None:
+    output = demo[1]
+    rows = [line for line in output.splitlines() if re.match("regime|smooth|mixed|zigzag", line)]
+    assert [row.split()[0] for row in rows] == ["regime", "smooth", "mixed", "zigzag"]
+    assert len({len(row) for row in rows}) == 1
+    assert sum(int(row.split()[1]) for row in rows[1:]) == 8
+    assert sum(float(row.split()[3]) for row in rows[1:]) == pytest.approx(1, abs=0.02)
+    assert re.search(r"largest step curvature +-?\d+\.\d\d at step \d", output)
+    assert re.search(r"cost of measuring +\d+\.\d\d ms of \d+\.\d ms a step: \d+\.\d%", output)
+
+
+def test_settings_and_places_are_printed(demo: tuple[Path, str, str]) -> None:
+    output = demo[1]
+    for part in ("200 images of 8×8 digits", "3,738 parameters", "η = 0.05", "seed 3", "settings are ours"):
+        assert part in output
+    assert str(Path("runs") / "demo.h5") in output and str(Path("runs") / "demo.png") in output
+
+
+def test_progress_bar_is_live(demo: tuple[Path, str, str]) -> None:
+    assert re.search(r"8/8 .*steps.*loss \d\.\d{4}, correlation [+-]\d\.\d{3}", demo[2])
+
+
+def test_cifar10_without_data_is_one_line(checkout: Path, tmp_path: Path) -> None:
+    place = tmp_path / "nothing here"
+    done = run(checkout, tmp_path, "--data", "cifar10", FASTGEOM_DATA=str(place))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert str(place) in done.stderr and "FASTGEOM_DATA" in done.stderr
+
+
+def test_cifar10_without_a_folder_named_says_where_it_looked(
+    in_process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FASTGEOM_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    status, errors = in_process(["--data", "cifar10"])
+    assert status == 2
+    assert len(errors.splitlines()) == 1
+    assert str(tmp_path / "data") in errors and "FASTGEOM_DATA is not set" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--steps", "0"], "--steps: expected a whole number of at least 1, got '0'"),
+        (["--steps", "1.5"], "--steps: expected a whole number of at least 1, got '1.5'"),
+        (["--lr", "-1"], "--lr: expected a finite number above 0, got '-1'"),
+        (["--lr", "nan"], "--lr: expected a finite number above 0, got 'nan'"),
+        (["--lr", "fast"], "--lr: expected a finite number above 0, got 'fast'"),
+        (["--data", "imagenet"], "--data: invalid choice: 'imagenet'"),
+    ],
+)
+def test_bad_arguments_are_one_line(in_process, arguments: list[str], expected: str) -> None:
+    status, errors = in_process(arguments)
+    assert status == 2
+    assert len(errors.splitlines()) == 1
+    assert expected in errors
+
+
+@pytest.fixture
+def in_process(capsys: pytest.CaptureFixture[str]):
+    """Runs the script's main in this process: exit status and errors."""
+    from reproductions import p1_two_geometries
+
+    def run_main(arguments: list[str]) -> tuple[int | str | None, str]:
+        with pytest.raises(SystemExit) as stopped:
+            sys.exit(p1_two_geometries.main(arguments))
+        return stopped.value.code, capsys.readouterr().err
+
+    return run_main
+
+
+def test_folder_that_cannot_be_written_is_one_line(in_process, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    status, errors = in_process(["--data", "digits", "--steps", "1", "--out", str(tmp_path / "file")])
+    assert status == 2
+    assert len(errors.splitlines()) == 1 and str(tmp_path / "file") in errors
+
+
+def test_divergence_stops_and_leaves_a_picture(in_process, tmp_path: Path) -> None:
+    arguments = ["--data", "digits", "--images", "50", "--steps", "100", "--lr", "1e30", "--out", str(tmp_path)]
+    status, errors = in_process(arguments)
+    assert status == 0 and "no longer finite" in errors
+    trace = fastgeom.open_trace(tmp_path / "demo.h5")
+    assert 1 < len(trace.step) < 100 and not np.isfinite(trace.loss[-1])
+    assert (tmp_path / "demo.png").stat().st_size > 0
+
+
+def test_ctrl_c_leaves_trace_and_picture(checkout: Path, tmp_path: Path) -> None:
+    process = start(checkout, tmp_path, "--data", "digits", "--steps", "1000000", "--out", "out")
+    line = ""
+    while "correlation" not in line:  # the bar of a step that was measured
+        character = process.stderr.read(1)
+        assert character, f"ended by itself: {process.communicate()}"
+        line = line + character if character not in "\r\n" else ""
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Interrupted" in errors and "Traceback" not in errors
+    trace = fastgeom.open_trace(tmp_path / "out" / "demo.h5")
+    assert trace.status == "finished" and len(trace.step) > 0
+    assert (tmp_path / "out" / "demo.png").is_file()
+
+
+def test_full_batch_gradient_does_not_depend_on_the_pieces() -> None:
+    import torch
+
+    from reproductions.common.data import load_images
+    from reproductions.common.descent import add_full_batch_gradient
+    from reproductions.common.models import small_cnn
+
+    data = load_images("digits", 101)
+    model = small_cnn(data.images.shape[1:], data.n_classes, seed=0)
+    direct = torch.nn.functional.cross_entropy(model(data.images), data.labels)
+    expected = torch.autograd.grad(direct, list(model.parameters()))
+    for micro_batch in (101, 50, 7):
+        model.zero_grad()
+        loss = add_full_batch_gradient(model, data, micro_batch)
+        torch.testing.assert_close(loss, direct.detach().double(), rtol=1e-6, atol=0)
+        for parameter, gradient in zip(model.parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_images_are_standardised_and_every_class_is_there() -> None:
+    from reproductions.common.data import load_images
+
+    data = load_images("mnist5k", 1000)
+    assert data.images.shape == (1000, 1, 28, 28) and len(load_images("digits")) == 1797
+    assert abs(float(data.images.mean())) < 1e-5 and abs(float(data.images.std()) - 1) < 1e-3
+    assert data.labels.bincount().tolist() == [100] * 10
+
+
+def test_cifar10_is_read_in_the_forms_it_comes_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reproductions.common.data import load_images
+
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
+    labels = np.arange(20) % 10
+    batches, packed = tmp_path / "torchvision" / "cifar-10-batches-py", tmp_path / "npz"
+    batches.mkdir(parents=True)
+    packed.mkdir()
+    for number, rows in ((1, slice(0, 10)), (2, slice(10, 20))):
+        content = {b"data": pixels[rows].reshape(-1, 3072), b"labels": labels[rows].tolist()}
+        (batches / f"data_batch_{number}").write_bytes(pickle.dumps(content))
+    np.savez(packed / "cifar10.npz", x_train=pixels.transpose(0, 2, 3, 1), y_train=labels[:, None])
+    for place in (batches.parent, batches, packed, packed / "cifar10.npz"):
+        monkeypatch.setenv("FASTGEOM_DATA", str(place))
+        data = load_images("cifar10", 20)
+        assert data.labels.tolist() == labels.tolist()
+        expected = (pixels - pixels.mean()) / pixels.std(ddof=1)
+        np.testing.assert_allclose(data.images.numpy(), expected, atol=1e-4)
