@@ -1,0 +1,52 @@
+"""Memory of a probe beside its ring: the growth of the peak of a process that does nothing else."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bench.measuring import Bench
+
+MEASURE = """
+import sys, tempfile, torch, fastgeom
+
+def resident_bytes(field):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+tensors, size, window, track = (int(a) for a in sys.argv[1:5])
+groups = sys.argv[5]
+
+def run(n_tensors, n_elements, path):
+    named = [(f"layer{i}.weight", torch.nn.Parameter(torch.ones(n_elements))) for i in range(n_tensors)]
+    for _, p in named:
+        p.grad = torch.ones(n_elements)
+    open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+    before = resident_bytes("VmRSS")
+    with fastgeom.Probe(named, window=window, groups=groups, track_updates=bool(track), trace=path) as probe:
+        for step in range(window + 200):
+            probe.step(loss=1.0)
+    return resident_bytes("VmHWM") - before
+
+with tempfile.TemporaryDirectory() as folder:
+    run(2, 1000, folder + "/warm.h5")  # code, libraries and threads are no part of a probe's memory
+    print(run(tensors, size, folder + "/run.h5"))
+"""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [(10, 1_000_000, 16, 0, "layer"), (10, 1_000_000, 16, 1, "layer"), (2000, 1000, 16, 1, "parameter")],
+    ids=["large", "large with updates", "2000 small with updates"],
+)
+def test_memory_beside_the_ring(bench: Bench, case: tuple[int, int, int, int, str]) -> None:
+    tensors, size, window, track, _ = case
+    arguments = [str(argument) for argument in case]
+    done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True)
+    ring = tensors * size * 4 * (window + track)
+    allowed = 0.02 * ring + 16e6
+    excess = int(done.stdout) - ring
+    bench.note("ring and snapshot", ring / 1e6, "MB")
+    bench.note("memory beside them", excess / 1e6, "MB", most=allowed / 1e6)
+    assert excess <= allowed
+    bench.rounds(lambda: None, {}, rounds=1)

@@ -1,0 +1,86 @@
+"""The window pass at 1e8 float32 elements in 400 tensors, W = 16, against the measured peak and the lean torch way.
+
+The lean torch way moves nearly as little as we do and says far less: gradients concatenated into their row of the ring,
+one matrix-vector product, one norm.
+"""
+
+import numpy as np
+import torch
+
+import fastgeom
+from bench.measuring import Bench, elements, peak_bytes_per_second, plain_reads
+from fastgeom import reference
+from fastgeom.engines import select_engine
+from fastgeom.history import TensorStore
+from fastgeom.kernels.traffic import window_bytes
+from fastgeom.layout import Layout, TensorReader
+
+WINDOW, TENSORS = 16, 400
+
+
+def gradients(n_elements: int) -> list[tuple[str, torch.nn.Parameter]]:
+    """Named parameters with gradients."""
+    named = [(f"layer{i}.weight", torch.nn.Parameter(torch.empty(n_elements // TENSORS))) for i in range(TENSORS)]
+    for _, p in named:
+        p.grad = torch.randn(p.shape)
+    return named
+
+
+def test_window_dots_norm_and_store(bench: Bench) -> None:
+    n = elements(100_000_000, 4 * (WINDOW + 4))
+    named = gradients(n)
+    layout = Layout(named, "global")
+    engine = select_engine(None, layout.device)
+    ring = TensorStore(layout, engine, [torch.float32] * TENSORS, WINDOW)
+    rows = ring.row[0].owners[0]
+    rows.normal_()
+    located = TensorReader(layout, "gradient").locate([p.grad for _, p in named])
+    history = [row.split([p.numel() for _, p in named]) for row in rows[[0, WINDOW - 1]]]
+
+    def step():
+        return engine.window_moments(layout.chunks, layout.segments, located, rows=ring.row, store=ring.row[-1])
+
+    moments = step()
+    grads = [p.grad for _, p in named]
+    scale = reference.norm(grads) * reference.norm(history[0])
+    for column, row in zip((0, WINDOW - 1), history, strict=True):
+        assert abs(moments.dots[-1, column].item() - reference.dot(grads, row)) < 5e-8 * scale
+    assert all(
+        torch.equal(a, b.grad) for a, (_, b) in zip(rows[-1].split([g.numel() for g in grads]), named, strict=True)
+    )
+
+    work, moved = plain_reads(rows)
+    rounds = bench.rounds(step, work)
+    report_speed(bench, rounds, moved, n, least=0.9)
+
+
+def test_probe_step_with_every_statistic(bench: Bench) -> None:
+    n = elements(100_000_000, 4 * (WINDOW + 4))
+    named = gradients(n)
+    grads = [p.grad for _, p in named]
+    probe = fastgeom.Probe(named, window=WINDOW, groups="layer")
+
+    for _ in range(WINDOW + 1):
+        statistics = probe.step()
+    assert abs(statistics.grad_sq.item() / reference.dot(grads, grads) - 1) < 5e-8
+    assert np.allclose(statistics.lag_cosine.numpy(), 1.0, atol=5e-8)
+    assert statistics.diff_sq.item() == 0.0
+
+    ring = probe._ring._ring.row[0].owners[0]  # the one ring serves both: a second would not fit in 16 GB
+
+    def lean_torch():
+        torch.cat([g.view(-1) for g in grads], out=ring[3])
+        return torch.mv(ring, ring[3]), ring[3].norm()
+
+    work, moved = plain_reads(ring)
+    rounds = bench.rounds(probe.step, {**work, "lean torch": lean_torch})
+    report_speed(bench, rounds, moved, n, least=0.75)
+    bench.note("times as fast as lean torch", rounds.ratio("lean torch"), least=1.1)
+
+
+def report_speed(bench: Bench, rounds, moved, n: int, *, least: float) -> None:
+    """Bytes per second, and that as a fraction of the peak of the same rounds."""
+    speed, peak = window_bytes(n, WINDOW) / rounds.ours, peak_bytes_per_second(rounds, moved)
+    bench.note("bandwidth_gb_per_s", speed / 1e9, "GB/s")
+    bench.note("measured peak", peak / 1e9, "GB/s")
+    bench.note("fraction_of_peak", speed / peak, least=least)
