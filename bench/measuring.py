@@ -81,8 +81,13 @@ class Bench:
 
 
 def seconds(work: Work) -> float:
-    """Time one call, after the idle threads of the call before have stopped spinning (OpenBLAS: 30 ms)."""
-    time.sleep(0.05)
+    """Time one call, once the idle threads of the call before have stopped spinning (OpenBLAS's take 30 ms).
+
+    The wait is a busy one: a core that has slept takes milliseconds to wake, and a training loop never lets it.
+    """
+    awake_until = time.perf_counter() + 0.05
+    while time.perf_counter() < awake_until:
+        pass
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
