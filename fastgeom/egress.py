@@ -7,6 +7,7 @@ full is dropped and counted; a disk that fails is reported once in the log, and 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import queue
@@ -92,10 +93,10 @@ class Egress:
         self._shape, self._attributes = shape, dict(attributes)
         self._writer = TraceWriter(path, mode)
         self._scalars: tuple[str, ...] | None = None
-        self._waiting: Row | None = None
+        self._waiting: list[Row] = []
         self._queue: queue.Queue[Row | None] | None = None
         self._thread: threading.Thread | None = None
-        self._finalizer: weakref.finalize[Any, Any] = weakref.finalize(self, _abandon, self._writer, os.getpid())
+        self._at_end(_abandon, self._writer, os.getpid())
 
     def submit(self, values: Mapping[str, Value], scalars: Mapping[str, Value], *, started: float) -> None:
         """Take the row of one step.
@@ -109,23 +110,22 @@ class Egress:
             ValueError: a scalar that the first row did not have, or whose name is taken; nothing is recorded then.
         """
         self.check_scalars(scalars)
-        if self._scalars is None:
-            self._start(tuple(scalars))
-        self._release()
+        rows = self._queue or self._start(tuple(scalars))
+        _release(self._waiting, self._writer, rows)
         row: Row = {name: _to_host(value) for name, value in {**values, **scalars}.items()}
         lags = f"{LAYER_PREFIX}lag_dot"
         if not self._shape.all_layer_lags:
             row[lags] = np.ascontiguousarray(np.asarray(row[lags])[:, [lag - 1 for lag in self._shape.layer_lags]])
         row["wall_time"] = time.time()
         row["measure_time_ms"] = (time.perf_counter() - started) * 1e3
-        self._waiting = row
+        self._waiting.append(row)
         if not self._shape.track_updates:
-            self._release()
+            _release(self._waiting, self._writer, rows)
 
     def complete(self, values: Mapping[str, Value]) -> None:
         """Give the row that waits its late fields."""
-        if self._waiting is not None:
-            self._waiting.update({name: _to_host(value) for name, value in values.items()})
+        for row in self._waiting:
+            row.update({name: _to_host(value) for name, value in values.items()})
 
     def check_scalars(self, scalars: Mapping[str, Value]) -> None:
         """Raise unless these scalars can stand in the file: see `submit`."""
@@ -144,17 +144,30 @@ class Egress:
 
     def close(self) -> None:
         """Finish: the last row leaves without its late fields, the writer ends the file. A second call does nothing."""
-        if self._finalizer.detach() is None:
+        if not self._finalizer.alive:
             return
         if self._thread is None or self._queue is None:
-            self._writer.close()
-            return
-        self._release()
-        self._queue.put(None)
-        self._thread.join()
+            _abandon(self._writer, os.getpid())
+        else:
+            _finish(self._waiting, self._writer, self._queue, self._thread, os.getpid())
+        self._forget_end()  # only now: a close that was interrupted can be called again
 
-    def _start(self, scalars: tuple[str, ...]) -> None:
-        rows = min(_QUEUE_ROWS, max(4, _QUEUE_BYTES // self._shape.row_bytes(scalars)))
+    def _at_end(self, finish: Callable[..., None], *arguments: object) -> None:
+        """Have this done when the object goes, or the interpreter.
+
+        Registered with atexit here, and not by weakref, whose own hook may be older than h5py's: hooks run in the
+        opposite order, and after its own h5py writes nothing any more.
+        """
+        self._finalizer: weakref.finalize[Any, Any] = weakref.finalize(self, finish, *arguments)
+        self._finalizer.atexit = False
+        atexit.register(self._finalizer)
+
+    def _forget_end(self) -> None:
+        self._finalizer.detach()
+        atexit.unregister(self._finalizer)
+
+    def _start(self, scalars: tuple[str, ...]) -> queue.Queue[Row | None]:
+        rows = min(_QUEUE_ROWS, max(2, _QUEUE_BYTES // self._shape.row_bytes(scalars)))
         self._scalars = scalars
         self._queue = queue.Queue(rows)
         self._thread = threading.Thread(
@@ -163,24 +176,16 @@ class Egress:
             name="fastgeom-trace",
             daemon=True,
         )
-        self._finalizer.detach()
-        self._finalizer = weakref.finalize(self, _finish, self._queue, self._thread, os.getpid())
+        self._forget_end()
+        self._at_end(_finish, self._waiting, self._writer, self._queue, self._thread, os.getpid())
         self._thread.start()
-
-    def _release(self) -> None:
-        row, self._waiting = self._waiting, None
-        if row is None or self._queue is None:
-            return
-        try:
-            self._queue.put_nowait(row)
-        except queue.Full:
-            self._writer.count_dropped()
+        return self._queue
 
 
 def _to_host(value: Value) -> NDArray[np.generic] | float | int:
     if not isinstance(value, Tensor):
         return value
-    host = value.detach().cpu()
+    host = value.cpu()
     return host.numpy().copy() if host.ndim else host.item()
 
 
@@ -237,9 +242,21 @@ class _Report:
         )  # fmt: skip
 
 
-def _finish(rows: queue.Queue[Row | None], thread: threading.Thread, process: int) -> None:
-    """For a run that ends without `Egress.close`; a forked child has the object, but neither thread nor right."""
-    if os.getpid() == process:
+def _release(waiting: list[Row], writer: TraceWriter, rows: queue.Queue[Row | None]) -> None:
+    """Send the row that waits to the writer, or count it as dropped where the queue is full."""
+    while waiting:
+        try:
+            rows.put_nowait(waiting.pop())
+        except queue.Full:
+            writer.count_dropped()
+
+
+def _finish(
+    waiting: list[Row], writer: TraceWriter, rows: queue.Queue[Row | None], thread: threading.Thread, process: int
+) -> None:
+    """The end of a run, closed or not; a forked child has the objects, but neither the thread nor the right."""
+    if os.getpid() == process and thread.is_alive():
+        _release(waiting, writer, rows)
         rows.put(None)
         thread.join()
 

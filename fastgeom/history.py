@@ -62,7 +62,6 @@ class TensorStore:
 
     Attributes:
         row: for each row, where the copies lie.
-        nbytes: memory taken.
     """
 
     def __init__(self, layout: Layout, engine: Engine, dtypes: list[torch.dtype | None], rows: int) -> None:
@@ -77,7 +76,6 @@ class TensorStore:
             blocks.append(block)
             offsets = (ends - layout.numels[members])[None, :] + np.arange(rows)[:, None] * block.stride(0)
             address[:, members] = block.data_ptr() + offsets * block.element_size()
-        self.nbytes = sum(block.nbytes for block in blocks)
         self.row = [AddressTable(a, np.maximum(code, 0), tuple(blocks)) for a in address]
 
 
@@ -128,7 +126,7 @@ class ExactRing:
         return self._overlay[self._head]
 
     def measure(self, gradient: AddressTable, step: int, *, store: bool = True, scale: float = 1.0) -> WindowStatistics:
-        """Measure the gradient of ``step`` and remember it.
+        """Measure the gradient of ``step``, which `fit` has seen, and remember it.
 
         Args:
             gradient: where the tensors lie.
@@ -136,16 +134,14 @@ class ExactRing:
             store: False leaves the window as it is.
             scale: what the gradient is multiplied by when read.
 
-        Raises:
-            ValueError: a gradient's dtype is another than at first, or the history's dtype cannot hold it.
-
         Cost: gradient + window rows read, one row written.
         """
-        self._fit(gradient)
         lags = sorted((step - s, slot) for slot, s in enumerate(self._step_of_slot) if s is not None)
         lags = [(lag, slot) for lag, slot in lags if lag <= self._window]
         previous = self.previous(step)
         target = (self._head + 1) % self._window
+        if store:
+            self._step_of_slot[target] = None  # until it is whole
         moments = self._engine.window_moments(
             self._layout.chunks,
             self._layout.segments,
@@ -184,8 +180,12 @@ class ExactRing:
         spread[:, [lag - 1 for lag in lags]] = values
         return spread
 
-    def _fit(self, gradient: AddressTable) -> None:
-        """Take the memory at the first step; afterwards check that the dtypes are still those."""
+    def fit(self, gradient: AddressTable) -> None:
+        """Take the memory at the first step; afterwards check that the dtypes are still those.
+
+        Raises:
+            ValueError: a gradient's dtype is another than at first, or the history's dtype cannot hold it.
+        """
         if self._gradient_code is None:
             self._allocate([DTYPES[c] for c in gradient.code])
             self._gradient_code = gradient.code
@@ -231,7 +231,25 @@ class ParameterSnapshot:
 
     def __init__(self, layout: Layout, engine: Engine) -> None:
         self._layout, self._engine = layout, engine
-        self._store = TensorStore(layout, engine, [p.dtype for p in layout.parameters], 1)
+        self._store: TensorStore | None = None
+
+    def fit(self, parameter: AddressTable) -> None:
+        """Take the memory at the first step; afterwards check that the dtypes are still those.
+
+        Raises:
+            ValueError: a parameter has another dtype than at first.
+        """
+        if self._store is None:
+            self._store = TensorStore(self._layout, self._engine, [DTYPES[c] for c in parameter.code], 1)
+            return
+        code = self._store.row[0].code
+        changed = np.flatnonzero(parameter.code != code)
+        if len(changed):
+            i = changed[0]
+            raise ValueError(
+                f"parameter {self._layout.names[i]!r}: expected dtype {DTYPES[code[i]]} as at the first measured "
+                f"step, got {DTYPES[parameter.code[i]]}"
+            )
 
     def measure(
         self, parameter: AddressTable, gradient: AddressTable, previous: AddressTable | None, *, scale: float = 1.0
@@ -239,22 +257,13 @@ class ParameterSnapshot:
         """Sums over the update since the snapshot, which is renewed.
 
         Args:
-            parameter, gradient: x_{t+1} and g_{t+1}.
+            parameter, gradient: x_{t+1}, which `fit` has seen, and g_{t+1}.
             previous: g_t; ``None`` where the snapshot is not one step old, and then only sum x^2 means anything.
             scale: what the gradient is multiplied by when read.
 
-        Raises:
-            ValueError: a parameter has another dtype than when the snapshot's memory was taken.
-
         Cost: gradient, previous gradient, parameters and snapshot read, the snapshot written.
         """
-        changed = np.flatnonzero(parameter.code != self._store.row[0].code)
-        if len(changed):
-            i = changed[0]
-            raise ValueError(
-                f"parameter {self._layout.names[i]!r}: expected dtype {DTYPES[self._store.row[0].code[i]]} as at the "
-                f"start, got {DTYPES[parameter.code[i]]}"
-            )
+        assert self._store is not None, "fit() takes the memory"
         return self._engine.update_moments(
             self._layout.chunks,
             self._layout.segments,

@@ -151,6 +151,7 @@ class Layout:
 
     def __init__(self, target: torch.nn.Module | Iterable[tuple[str, Tensor]], groups: Grouping = "layer") -> None:
         named = _named_parameters(target)
+        self._owners = _owners(target, named) if isinstance(target, torch.nn.Module) else []
         self.names = tuple(named)
         self.parameters = tuple(named.values())
         devices = {str(p.device): name for name, p in named.items()}
@@ -166,6 +167,24 @@ class Layout:
         self.layer: Ints = np.array([place[g] for g in group_names], np.int64)
         self.chunks = chunk_table(self.numels)
         self.segments = segments(self.layer[self.chunks.tensor], len(self.layers))
+
+    def check_current(self) -> None:
+        """Raise if a parameter of the module has been replaced by another one, whose gradients nobody reads.
+
+        Raises:
+            ValueError: names the parameter.
+        """
+        for place, (owner, name) in enumerate(self._owners):
+            if owner.get(name) is not self.parameters[place]:
+                raise ValueError(
+                    f"parameter {self.names[place]!r}: expected the one that the probe was made for, got a new one"
+                )
+
+
+def _owners(module: torch.nn.Module, named: Iterable[str]) -> list[tuple[dict[str, torch.nn.Parameter | None], str]]:
+    """Where a module keeps each parameter: the dict of its owner, and its name there."""
+    places = [(module.get_submodule(path), name) for path, _, name in (n.rpartition(".") for n in named)]
+    return [(owner._parameters, name) for owner, name in places]
 
 
 def _named_parameters(target: torch.nn.Module | Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -203,6 +222,8 @@ def _group_of(name: str, groups: Grouping) -> str:
         group = groups(name)
         if not isinstance(group, str) or not group:
             raise TypeError(f"groups: expected a callable that returns a group name, got {group!r} for {name!r}")
+        if "\0" in group or not group.isprintable():
+            raise ValueError(f"groups: expected a callable that returns printable names, got {group!r} for {name!r}")
         return group
     match groups:
         case "layer":
@@ -250,7 +271,7 @@ class TensorReader:
         present = [t for t in tensors if t is not None]
         try:
             facts = [[t is None for t in tensors], *(list(map(fact, present)) for fact in _FACTS)]
-        except (AttributeError, RuntimeError):  # no tensor, or one without strides
+        except (AttributeError, RuntimeError, TypeError):  # no tensor, or one without strides
             self._check(tensors)
             raise
         if facts != self._facts:
@@ -266,7 +287,12 @@ class TensorReader:
         return [t if t is None else in_memory_order(t, s) for t, s in zip(tensors, strides, strict=True)]
 
     def _dtype_codes(self, tensors: Sequence[Tensor | None]) -> NDArray[np.int8]:
-        dtypes = [(p if t is None else t).dtype for t, p in zip(tensors, self._layout.parameters, strict=True)]
+        parameters = self._layout.parameters
+        # A gradient that is not there yet will be of the dtype that gradients of such parameters have.
+        usual = {p.dtype: t.dtype for t, p in zip(tensors, parameters, strict=True) if t is not None}
+        dtypes = [
+            usual.get(p.dtype, p.dtype) if t is None else t.dtype for t, p in zip(tensors, parameters, strict=True)
+        ]
         return np.array([DTYPES.index(dtype) for dtype in dtypes], np.int8)
 
     def _check(self, tensors: Sequence[Tensor | None]) -> None:

@@ -8,14 +8,22 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from fastgeom import ops
-from fastgeom.arguments import checked_lags, checked_scalars, checked_step, checked_window
+from fastgeom.arguments import (
+    checked_callable,
+    checked_lags,
+    checked_max_norm,
+    checked_path,
+    checked_scalars,
+    checked_step,
+    checked_window,
+)
 from fastgeom.egress import Egress, TraceShape
 from fastgeom.engines import UpdateMoments, select_engine
 from fastgeom.history import Exact, ExactRing, ParameterSnapshot, warn_of_memory
@@ -93,16 +101,16 @@ class Probe:
         self._snapshot = ParameterSnapshot(self._layout, self._engine) if track_updates else None
         self._gradients = TensorReader(self._layout, "gradient")
         self._parameters = TensorReader(self._layout, "parameter")
-        self._gradient_of = gradient
-        self._schedule = schedule or every(1)
+        self._gradient_of = checked_callable("gradient", gradient)
+        self._schedule = checked_callable("schedule", schedule) or every(1)
         self._last_step: int | None = None
         self._hook: RemovableHandle | None = None
         self._closed = False
         warn_of_memory(self._layout, self.window, self._history.dtype)
         self._egress: Egress | None = None
-        if trace is not None:
+        if (path := checked_path(trace)) is not None:
             shape = TraceShape(self._layout.layers, self.window, layer_lags, track_updates)
-            self._egress = Egress(trace, trace_mode, shape, self._provenance(groups))
+            self._egress = Egress(path, trace_mode, shape, self._provenance(groups))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -165,6 +173,9 @@ class Probe:
         if self._egress is not None:
             self._egress.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("Probe: expected to stay where it was made, as it knows its memory by address; make a new one")
+
     def __enter__(self) -> Self:
         return self
 
@@ -197,10 +208,10 @@ class Probe:
         if self._closed:
             raise RuntimeError("Probe.step: expected an open probe, this one is closed")
         number = checked_step(step, self._last_step)
+        max_norm = checked_max_norm(max_norm)
         if not self._schedule(number):
             if max_norm is not None:
-                present = [g for g in self._collect() if g is not None]
-                ops.scale_(present, ops.clip_coefficient(ops.norm(present), max_norm))
+                self._clip(max_norm)
             self._last_step = number
             return None
         scalars = checked_scalars(scalars if loss is None else {"loss": loss, **scalars})
@@ -208,7 +219,12 @@ class Probe:
             self._egress.check_scalars(scalars)
         gradients = self._collect()
         located = self._gradients.locate(gradients)
-        update = self._measure_update(located, number, scale)
+        self._ring.fit(located)
+        parameters = self._parameters.locate(self._layout.parameters) if self._snapshot else None
+        if self._snapshot is not None and parameters is not None:
+            self._snapshot.fit(parameters)
+        self._last_step = number  # nothing was written before this line, and nothing is refused after it
+        update = self._measure_update(parameters, located, number, scale)
         window = self._ring.measure(located, number, store=not skipped, scale=scale)
         coefficient = None
         if max_norm is not None:
@@ -217,18 +233,18 @@ class Probe:
         statistics = step_statistics(
             number, window, param_sq=None if update is None else update.param_sq, clip_coefficient=coefficient
         )
-        self._last_step = number
         if self._egress is not None:
             values = {**recorded_values(statistics), "skipped": int(skipped)}
             self._egress.submit(values, scalars, started=started)
         return statistics
 
-    def _measure_update(self, gradient: AddressTable, number: int, scale: float) -> UpdateMoments | None:
+    def _measure_update(
+        self, parameters: AddressTable | None, gradient: AddressTable, number: int, scale: float
+    ) -> UpdateMoments | None:
         """Sums over the update that led here; those of the last row complete it, if it is one step old."""
-        if self._snapshot is None:
+        if self._snapshot is None or parameters is None:
             return None
         previous = self._ring.previous(number)
-        parameters = self._parameters.locate(self._layout.parameters)
         update = self._snapshot.measure(parameters, gradient, previous, scale=scale)
         if previous is not None and self._egress is not None:
             late = {f.name: getattr(update, f.name) for f in UPDATE_FIELDS if f.late}
@@ -238,8 +254,16 @@ class Probe:
             )
         return update
 
+    def _clip(self, max_norm: float) -> None:
+        """Clip without measuring."""
+        gradients = self._collect()
+        self._gradients.locate(gradients)  # refuses by name what cannot be read
+        present = [g for g in gradients if g is not None]
+        ops.scale_(present, ops.clip_coefficient(ops.norm(present), max_norm))
+
     def _collect(self) -> list[Tensor | None]:
         """The gradient of every measured parameter."""
+        self._layout.check_current()
         get = self._gradient_of
         gradients = [p.grad if get is None else get(p) for p in self._layout.parameters]
         if all(g is None for g in gradients):

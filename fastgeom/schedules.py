@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fastgeom.arguments import integer
+
 Schedule = Callable[[int], bool]
 
 
@@ -20,7 +22,7 @@ def every(n: int) -> Schedule:
     >>> [step for step in range(7) if every(3)(step)]
     [0, 3, 6]
     """
-    _check("n", n)
+    n = integer("n", n, 1)
     return _Bursts(n, 1, f"every({n})")
 
 
@@ -33,8 +35,7 @@ def bursts(every: int, length: int) -> Schedule:
     >>> [step for step in range(12) if bursts(every=5, length=2)(step)]
     [0, 1, 5, 6, 10, 11]
     """
-    _check("every", every)
-    _check("length", length)
+    every, length = integer("every", every, 1), integer("length", length, 1)
     if length > every:
         raise ValueError(f"length: expected at most every = {every}, got {length}")
     return _Bursts(every, length, f"bursts(every={every}, length={length})")
@@ -51,8 +52,3 @@ class _Bursts:
 
     def __repr__(self) -> str:
         return self.text
-
-
-def _check(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")

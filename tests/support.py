@@ -1,6 +1,5 @@
 """Tensors, tables and the error bound that the tests of the engine, the layout and the public calls share."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,12 +8,11 @@ from torch import Tensor
 
 from fastgeom.layout import DTYPES, AddressTable
 
-FLOOR = {torch.float32: 4 * 2.0**-24, torch.float64: 8 * 2.0**-53}
-"""What a sum may be off by, relative to the sum of its terms' magnitudes, where torch happens to be exact.
+FLOOR = 32 * 2.0**-53
+"""What a sum may be off by, relative to the sum of its terms' magnitudes, where torch's float64 happens to be exact.
 
-Each term is rounded about twice (product, difference) and the lanes of a block are added in a few dozen to a few
-hundred steps whose errors average to about one unit more: four units of 2^-24 in all. In float64 the reference itself
-rounds as often as we do, hence twice that.
+Sums are float64 whatever the tensors are. Each term is rounded about twice (product, difference), the additions of a
+chunk come to ten or so units more, and the reference rounds as often as we do: 32 units of 2^-53 in all.
 """
 
 
@@ -34,7 +32,7 @@ def table(tensors: Sequence[Tensor | None], absent: torch.dtype = torch.float32)
 
 
 def assert_accurate(ours: float, truth: float, terms: Callable[..., Tensor], *operands: Sequence[Tensor]) -> None:
-    """A sum is off by at most twice what torch's own sum of the same terms is off by, plus the floor.
+    """A sum is off by at most twice what torch's float64 sum of the same terms is off by, plus the floor.
 
     Args:
         ours: the sum under test.
@@ -42,16 +40,13 @@ def assert_accurate(ours: float, truth: float, terms: Callable[..., Tensor], *op
         terms: from the operands to the terms that are added.
         operands: lists of tensors, paired.
     """
-    compute = torch.float64 if any(t.dtype is torch.float64 for list_ in operands for t in list_) else torch.float32
-    same = float(terms(*[_flat(o, compute) for o in operands]).sum())
-    magnitude = float(terms(*[_flat(o, torch.float64) for o in operands]).abs().sum())
-    torch_error = abs(same - truth) if math.isfinite(same) else 0.0  # where torch overflows we must not
-    bound = 2 * torch_error + FLOOR[compute] * magnitude
+    added = terms(*[_flat(o) for o in operands])
+    bound = 2 * abs(float(added.sum()) - truth) + FLOOR * float(added.abs().sum())
     assert abs(ours - truth) <= bound, f"{ours!r} is off from {truth!r} by {abs(ours - truth):.3g}, allowed {bound:.3g}"
 
 
-def _flat(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    return torch.cat([t.detach().reshape(-1).to(dtype) for t in tensors] or [torch.zeros(0, dtype=dtype)])
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.detach().reshape(-1).double() for t in tensors] or [torch.zeros(0, dtype=torch.float64)])
 
 
 def assert_same_bits(actual: Tensor, expected: Tensor) -> None:

@@ -316,10 +316,9 @@ def test_a_layer_of_empty_tensors_is_zero_and_a_list_of_them_no_error() -> None:
 
 
 def test_the_bits_of_a_result_are_the_same_again_and_with_any_number_of_threads() -> None:
-    sizes = (3 * CHUNK_ELEMENTS + 7, 5, 70_001, 1000)
+    sizes = (_SERIAL_ELEMENTS + 7, 5, 70_001, 1000)  # enough for threads to be used, whatever an element costs
     gradient, previous = ([random_tensor(n, F32) for n in sizes] for _ in range(2))
     rows = [[random_tensor(n, F32) for n in sizes] for _ in range(6)]
-    assert sum(sizes) > _SERIAL_ELEMENTS  # enough for threads to be used, whatever an element costs
     results, stores = [], []
     for count in (1, 1, 2, 2, 3):
         torch.set_num_threads(count)
@@ -506,7 +505,6 @@ def test_an_update_is_known_where_the_next_gradient_is_missing() -> None:
 def test_update_moments_have_the_same_bits_with_any_number_of_threads() -> None:
     sizes = (3 * CHUNK_ELEMENTS + 7, 1000)
     before, after, previous, gradient = ([random_tensor(n, F32) for n in sizes] for _ in range(4))
-    assert sum(sizes) > _SERIAL_ELEMENTS
     results = []
     for count in (1, 2):
         torch.set_num_threads(count)
@@ -525,10 +523,11 @@ def test_a_parameter_that_changed_its_dtype_is_refused_before_its_snapshot_is_to
     snapshot = ParameterSnapshot(layout, ENGINE)
     reader = TensorReader(layout, "parameter")
     gradients = table([torch.ones_like(p) for p in layout.parameters])
+    snapshot.fit(reader.locate(layout.parameters))
     snapshot.measure(reader.locate(layout.parameters), gradients, None)
     model.double()
-    with pytest.raises(ValueError, match=r"^parameter 'weight': expected dtype torch.float32 as at the start, got tor"):
-        snapshot.measure(reader.locate(layout.parameters), gradients, gradients)
+    with pytest.raises(ValueError, match=r"^parameter 'weight': expected dtype torch.float32 as at the first measured"):
+        snapshot.fit(reader.locate(layout.parameters))
 
 
 @pytest.mark.parametrize("dtypes", [*SAME, *DIFFERENT], ids=called)
@@ -547,6 +546,7 @@ def test_a_ring_gives_the_engine_the_same_dtypes_at_its_first_step_as_at_all_lat
     layout = Layout([("x", parameter)])
     history = ExactRing(layout, ENGINE, 2, None if own is ring else ring)
     gradients = [[random_tensor(70, own)] for _ in range(4)]
+    history.fit(table(gradients[0]))
     found = [history.measure(table(gradient), step) for step, gradient in enumerate(gradients)]
     kinds = [str(np.dtype(MEMORY.get(d, str(d).removeprefix("torch.")))) for d in (own, ring, full)]
     assert seen[0][-4:-1] == kinds
@@ -554,3 +554,17 @@ def test_a_ring_gives_the_engine_the_same_dtypes_at_its_first_step_as_at_all_lat
     assert seen[0][-4:] == seen[-1][-4:]
     truth = reference.difference_sq(gradients[3], gradients[2])
     assert_accurate(float(found[3].diff_sq[-1]), truth, lambda g, p: (g - p).square(), gradients[3], gradients[2])
+
+
+def test_without_a_folder_for_compiled_code_it_compiles_in_memory(run_python) -> None:
+    code = """
+import numba.core.caching as caching
+for kind in vars(caching).values():
+    if isinstance(kind, type) and hasattr(kind, "_locator_classes"):
+        kind._locator_classes = []
+import torch, fastgeom
+from fastgeom.engines import cpu_loops
+assert not cpu_loops._dot.stats.cache_path, cpu_loops._dot.stats
+print(fastgeom.norm([torch.tensor([3.0, 4.0])]).item())
+"""
+    assert run_python(code).strip() == "5.0"

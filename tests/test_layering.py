@@ -48,7 +48,7 @@ ROOMS = {
     "fastgeom.ops": Room(3, packages("numpy", "torch"), range(1, 3)),
     "fastgeom.history": Room(3, packages("numpy", "torch"), range(1, 3)),
     "fastgeom.egress": Room(3, packages("numpy", "torch"), range(1, 3)),
-    "fastgeom.schedules": Room(4, packages(), range(1, 4)),
+    "fastgeom.schedules": Room(4, packages(), range(1, 4), rooms("arguments")),
     "fastgeom.arguments": Room(4, packages("torch"), range(1, 4)),
     "fastgeom.statistics": Room(4, packages("torch"), range(1, 4)),
     "fastgeom.probe": Room(4, packages("torch"), range(1, 4), rooms("schedules", "arguments", "statistics")),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -27,7 +27,7 @@ _MEMORY_TYPE = {
     torch.bfloat16: np.uint16,
     torch.float16: np.int16,
 }
-_SERIAL_ELEMENTS = 1 << 17
+_SERIAL_ELEMENTS = 1 << 19
 """Below this many element reads a pass costs less than waking a thread."""
 _PIECES_PER_THREAD = 4
 
@@ -74,6 +74,8 @@ class CpuEngine:
         numpy asks the system for huge pages and torch does not; without them many rows read side by side cost a miss
         of the translation buffer every 4 KiB.
         """
+        if n_elements == 0:
+            return torch.zeros(rows, 0, dtype=dtype)
         memory = np.zeros(rows * n_elements * dtype.itemsize, np.uint8)
         return torch.from_numpy(memory).view(dtype).view(rows, n_elements)
 
@@ -212,6 +214,9 @@ def _deal(loop: Callable[..., None], chunks: Ints, cost: Ints, *arguments: objec
             loop(piece, *arguments)
 
     others = [_threads(count - 1, os.getpid()).submit(work) for _ in range(count - 1)]
-    work()
+    try:
+        work()
+    finally:
+        wait(others)  # whatever happens here: they read memory that is the caller's
     for other in others:
         other.result()

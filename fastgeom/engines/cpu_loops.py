@@ -3,8 +3,8 @@
 Tensors are named by address, so that a list of thousands of them is one call. A *chunk* is a piece of one tensor; each
 gets its own row of partial sums, which makes the result independent of how chunks are dealt to threads. Inside a chunk
 the work goes in blocks that stay in the first-level cache: a block of the gradient is read from memory once and meets
-every history row there. Sums run in float32 (float64 where a float64 tensor takes part) over one block, or for squares
-over one run of it, and are folded into float64 between. Where a float32 sum overflows, the block is summed in float64.
+every history row there. Products and sums are float64 throughout: with four rows at a time the loops wait for loads,
+not for arithmetic, so that it costs nothing over float32, and no block of equal or of extreme values is rounded.
 
 16-bit floats have no numba type. They travel as integers and are told apart by signedness: ``uint16`` is bfloat16,
 ``int16`` is float16. ``_widen`` and ``_narrow`` convert; the compiler turns both into vector code.
@@ -19,8 +19,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 BLOCK = 4096
-RUN = 512
-"""Squares of 16-bit floats end in few bit patterns; float32 rounds those down more often than up, by 4e-7 a block."""
 SUM_SQ, DIFF, SUM = 0, 1, 2
 """Columns of the window's partial sums that follow the dots: sum g^2, sum (g - previous)^2, sum (g + previous)^2."""
 
@@ -169,60 +167,53 @@ def _overload_block(address, witness, size, scale, buffer):
 
 
 @njit(**_FAST)
-def _dot(x, row, zero):
-    total = zero
+def _dot(x, row):
+    total = 0.0
     for i in range(x.size):
-        total += x[i] * _widen(row[i])
+        total += np.float64(x[i]) * np.float64(_widen(row[i]))
     return total
 
 
 @njit(**_FAST)
-def _dot4(x, row0, row1, row2, row3, zero):
-    total0, total1, total2, total3 = zero, zero, zero, zero
+def _dot4(x, row0, row1, row2, row3):
+    total0, total1, total2, total3 = 0.0, 0.0, 0.0, 0.0
     for i in range(x.size):
-        total0 += x[i] * _widen(row0[i])
-        total1 += x[i] * _widen(row1[i])
-        total2 += x[i] * _widen(row2[i])
-        total3 += x[i] * _widen(row3[i])
+        value = np.float64(x[i])
+        total0 += value * np.float64(_widen(row0[i]))
+        total1 += value * np.float64(_widen(row1[i]))
+        total2 += value * np.float64(_widen(row2[i]))
+        total3 += value * np.float64(_widen(row3[i]))
     return total0, total1, total2, total3
 
 
 @njit(**_FAST)
-def _sum_sq(x, zero):
-    folded = 0.0
-    for begin in range(0, x.size, RUN):
-        total = zero
-        for i in range(begin, min(begin + RUN, x.size)):
-            value = _widen(x[i])
-            total += value * value
-        folded += total
-    return folded
+def _sum_sq(x):
+    total = 0.0
+    for i in range(x.size):
+        value = np.float64(_widen(x[i]))
+        total += value * value
+    return total
 
 
 @njit(**_FAST)
-def _difference_and_sum_sq(x, previous, zero):
-    folded_difference_sq, folded_sum_sq = 0.0, 0.0
-    for begin in range(0, x.size, RUN):
-        difference_sq, sum_sq = zero, zero
-        for i in range(begin, min(begin + RUN, x.size)):
-            y = _widen(previous[i])
-            difference, total = x[i] - y, x[i] + y
-            difference_sq += difference * difference
-            sum_sq += total * total
-        folded_difference_sq += difference_sq
-        folded_sum_sq += sum_sq
-    return folded_difference_sq, folded_sum_sq
+def _difference_and_sum_sq(x, previous):
+    difference_sq, sum_sq = 0.0, 0.0
+    for i in range(x.size):
+        value, before = np.float64(x[i]), np.float64(_widen(previous[i]))
+        difference_sq += (value - before) * (value - before)
+        sum_sq += (value + before) * (value + before)
+    return difference_sq, sum_sq
 
 
 @njit(**_FAST)
-def _update_sums(x, old, gradient, previous, zero):
+def _update_sums(x, old, gradient, previous):
     """sum u^2, sum previous u, sum gradient u for u = x - old."""
-    update_sq, before, after = zero, zero, zero
+    update_sq, before, after = 0.0, 0.0, 0.0
     for i in range(gradient.size):
-        update = _widen(x[i]) - _widen(old[i])
+        update = np.float64(_widen(x[i])) - np.float64(_widen(old[i]))
         update_sq += update * update
-        before += _widen(previous[i]) * update
-        after += gradient[i] * update
+        before += np.float64(_widen(previous[i])) * update
+        after += np.float64(gradient[i]) * update
     return update_sq, before, after
 
 
@@ -270,31 +261,24 @@ def _absmax_and_nonfinite(x):
 
 
 @njit(**_EXACT)
-def _row_dots(x, rows, tensor, offset, witness, zero, sums):
-    """Add sum x row to ``sums`` for every row; a sum that is not finite in float32 is taken again in float64."""
+def _row_dots(x, rows, tensor, offset, witness, sums):
+    """Add sum x row to ``sums`` for every row."""
     count = rows.shape[0]
-    done = 0
-    while done + 4 <= count:
+    fours = count - count % 4
+    for row in range(0, fours, 4):
         dot0, dot1, dot2, dot3 = _dot4(
             x,
-            _at(rows[done, tensor] + offset, witness, x.size),
-            _at(rows[done + 1, tensor] + offset, witness, x.size),
-            _at(rows[done + 2, tensor] + offset, witness, x.size),
-            _at(rows[done + 3, tensor] + offset, witness, x.size),
-            zero,
+            _at(rows[row, tensor] + offset, witness, x.size),
+            _at(rows[row + 1, tensor] + offset, witness, x.size),
+            _at(rows[row + 2, tensor] + offset, witness, x.size),
+            _at(rows[row + 3, tensor] + offset, witness, x.size),
         )
-        if not np.isfinite(dot0 + dot1 + dot2 + dot3):
-            break
-        sums[done] += dot0
-        sums[done + 1] += dot1
-        sums[done + 2] += dot2
-        sums[done + 3] += dot3
-        done += 4
-    while done < count:
-        row = _at(rows[done, tensor] + offset, witness, x.size)
-        dot = np.float64(_dot(x, row, zero))
-        sums[done] += dot if np.isfinite(dot) else _dot(x, row, 0.0)
-        done += 1
+        sums[row] += dot0
+        sums[row + 1] += dot1
+        sums[row + 2] += dot2
+        sums[row + 3] += dot3
+    for row in range(fours, count):
+        sums[row] += _dot(x, _at(rows[row, tensor] + offset, witness, x.size))
 
 
 @njit(**_EXACT)
@@ -332,7 +316,6 @@ def window_moments(
     count = rows.shape[0]
     buffer = np.empty(BLOCK, buffer_kind.dtype)
     zeros = np.zeros(BLOCK, buffer_kind.dtype)
-    zero = zeros[0]
     for chunk in chunks:
         tensor, start = tensors[chunk], starts[chunk]
         largest, bad = 0.0, 0
@@ -343,14 +326,11 @@ def window_moments(
                 x = _block(gradient[tensor] + begin * gradient_kind.itemsize, gradient_kind, size, scale, buffer)
                 block_absmax, block_bad = _absmax_and_nonfinite(x)
                 largest, bad = max(largest, block_absmax), bad + block_bad
-                _row_dots(x, rows, tensor, begin * row_kind.itemsize, row_kind, zero, sums[chunk])
-                square = _sum_sq(x, zero)
-                sums[chunk, count + SUM_SQ] += square if np.isfinite(square) else _sum_sq(x, 0.0)
+                _row_dots(x, rows, tensor, begin * row_kind.itemsize, row_kind, sums[chunk])
+                sums[chunk, count + SUM_SQ] += _sum_sq(x)
             if previous[tensor] != 0:
                 before = _at(previous[tensor] + begin * previous_kind.itemsize, previous_kind, size)
-                difference_sq, sum_sq = _difference_and_sum_sq(x, before, zero)
-                if not np.isfinite(difference_sq + sum_sq):
-                    difference_sq, sum_sq = _difference_and_sum_sq(x, before, 0.0)
+                difference_sq, sum_sq = _difference_and_sum_sq(x, before)
                 sums[chunk, count + DIFF] += difference_sq
                 sums[chunk, count + SUM] += sum_sq
             _write(x, store[tensor], begin, row_kind)
@@ -375,20 +355,19 @@ def update_moments(
     """
     buffer = np.empty(BLOCK, buffer_kind.dtype)
     zeros = np.zeros(BLOCK, buffer_kind.dtype)
-    zero = zeros[0]
     for chunk in chunks:
         tensor, start = tensors[chunk], starts[chunk]
         for begin in range(start, start + lengths[chunk], BLOCK):
             size = min(BLOCK, start + lengths[chunk] - begin)
             x = _at(parameter[tensor] + begin * parameter_kind.itemsize, parameter_kind, size)
             old = _at(snapshot[tensor] + begin * parameter_kind.itemsize, parameter_kind, size)
-            sums[chunk, 0] += _sum_sq(x, zero)
+            sums[chunk, 0] += _sum_sq(x)
             if known:
                 g = zeros[:size]
                 if gradient[tensor] != 0:
                     g = _block(gradient[tensor] + begin * gradient_kind.itemsize, gradient_kind, size, scale, buffer)
                 before = _at(previous[tensor] + begin * previous_kind.itemsize, previous_kind, size)
-                update_sq, before_dot, after_dot = _update_sums(x, old, g, before, zero)
+                update_sq, before_dot, after_dot = _update_sums(x, old, g, before)
                 sums[chunk, 1] += update_sq
                 sums[chunk, 2] += before_dot
                 sums[chunk, 3] += after_dot
