@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -219,6 +220,15 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Pat
     with pytest.raises(OSError, match=f"can be written, got {folder.resolve()}"):
         TraceWriter(folder / "run.h5")
     folder.chmod(0o700) if folder == tmp_path else None
+
+
+@pytest.mark.parametrize("size", [251, 300])
+def test_a_name_too_long_for_the_trace_or_for_its_lock_says_so(tmp_path: Path, size: int) -> None:
+    with pytest.raises(OSError, match=f"shorter name.*{size + len('.lock')} bytes.*{tmp_path}") as caught:
+        TraceWriter(tmp_path / ("n" * size))
+    assert caught.value.errno == errno.ENAMETOOLONG
+    assert list(tmp_path.iterdir()) == []
+    TraceWriter(tmp_path / ("n" * 250)).close()
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from fastgeom.trace import writer as trace_writer
 ROOT = Path(__file__).parent.parent
 LAYERS = ("stem", "blocks.0", "blocks.1")
 WINDOW = 8
+STEERED = ("wall_time", "lag_dot", "layer_next_grad_dot_update", "step")
+"""The datasets of a chunk after which a steered writer waits: the first, in the middle, the last, the commit mark."""
 PROVENANCE = {"configuration": '{"window": 8, "groups": "layer"}', "device": "cpu"}
 
 
@@ -75,9 +77,10 @@ def assert_right(trace: Trace) -> None:
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    """This module as a process of its own; what it prints can be read from its stdout."""
+    """This module as a process of its own; what it prints can be read from its stdout, ``--steered`` from its stdin."""
     command = [sys.executable, "-W", "error", "-m", "tests.trace_rows", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
 
 def run_python(code: str, *arguments: object) -> str:
@@ -96,6 +99,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10**9)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds after each chunk")
     parser.add_argument("--slow", type=float, default=0.0, help="seconds between two datasets of a chunk")
+    parser.add_argument(
+        "--steered", action="store_true", help="wait for a line after each dataset of STEERED and each chunk"
+    )
     parser.add_argument("--hold", action="store_true", help="after the rows, keep the trace open until killed")
     parser.add_argument("--worker", action="store_true", help="fork a child that outlives this process")
     arguments = parser.parse_args()
@@ -105,6 +111,9 @@ def main() -> None:
     def slowly(dataset: h5py.Dataset, rows: np.ndarray, first: int, end: int) -> None:
         extend(dataset, rows, first, end)
         time.sleep(arguments.slow)
+        if arguments.steered and (name := dataset.name.lstrip("/")) in STEERED:
+            print(name, flush=True)
+            sys.stdin.readline()
 
     trace_writer._extend = slowly
     writer = TraceWriter(arguments.path, arguments.mode)
@@ -121,6 +130,8 @@ def main() -> None:
             acknowledged = writer.rows_written
             print(acknowledged, flush=True)
             time.sleep(arguments.pause)
+            if arguments.steered:
+                sys.stdin.readline()
     if arguments.hold:
         print("held", flush=True)
         time.sleep(60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 
@@ -82,6 +83,38 @@ def create_file(
     return file, datasets
 
 
+def sync(file: h5py.File) -> None:
+    """What HDF5 has written so far is on the disk itself, where a power loss does not reach it.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    os.fdatasync(file.id.get_vfd_handle())
+
+
+def close_synced(file: h5py.File) -> None:
+    """Closes the file, then syncs what closing has written, through a copy of the descriptor that HDF5 gives up."""
+    fd = os.dup(file.id.get_vfd_handle())
+    try:
+        file.close()
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """The names in a folder are on the disk itself, where the folder may be read and its file system can do that.
+
+    Where not, the trace is still worth having, and a disk that fails also refuses the syncs of the file, which report.
+    """
+    with suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 def _creation() -> h5p.PropFCID:
     creation = h5p.create(h5p.FILE_CREATE)
     creation.set_link_creation_order(h5p.CRT_ORDER_TRACKED | h5p.CRT_ORDER_INDEXED)
@@ -92,6 +125,7 @@ def _creation() -> h5p.PropFCID:
 
 def _access() -> h5p.PropFAID:
     access = h5p.create(h5p.FILE_ACCESS)
+    access.set_fapl_sec2()  # whatever HDF5_DRIVER says: its handle is the file descriptor that sync() needs
     access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
     access.set_fclose_degree(h5f.CLOSE_STRONG)
     # No chunk cache: chunks are written whole. By default HDF5 2 would keep the last 8 MiB of every dataset in memory,

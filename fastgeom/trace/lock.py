@@ -7,6 +7,7 @@ what lies in it, pid and host, is for the error message only.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -31,7 +32,8 @@ class WriterLock:
 
     Raises:
         TraceLockedError: another writer, of this process or of another, has the lock; names the trace, pid and host.
-        OSError: the folder is missing, is no folder, or may not be written; names the folder.
+        OSError: the folder is missing, is no folder, or may not be written; names the folder. Or the name is too long
+            (errno ENAMETOOLONG).
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -66,6 +68,10 @@ class WriterLock:
         try:
             return os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                size = len(os.fsencode(self.path.name))
+                message = f"expected a shorter name for the trace: that of its lock, {size} bytes, is too long"
+                raise OSError(errno.ENAMETOOLONG, message, str(self.path)) from error
             raise type(error)(f"expected a folder that can be written, got {folder}: {error}") from error
 
     def release(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Lock
+from time import monotonic
 
 import h5py
 import numpy as np
@@ -15,7 +17,17 @@ from h5py import h5s
 
 from fastgeom.schema import LAYER, STEP, Field
 from fastgeom.trace.errors import HDF5_ERRORS
-from fastgeom.trace.file import FINISHED, ROWS_DROPPED, ROWS_PER_CHUNK, Coordinates, create_file, row_buffers
+from fastgeom.trace.file import (
+    FINISHED,
+    ROWS_DROPPED,
+    ROWS_PER_CHUNK,
+    Coordinates,
+    close_synced,
+    create_file,
+    row_buffers,
+    sync,
+    sync_folder,
+)
 from fastgeom.trace.lock import WriterLock
 
 
@@ -24,6 +36,14 @@ class TraceWriter:
 
     A row is acknowledged once its chunk is flushed: from then on the death of the process does not lose it, and another
     process reads it. A chunk has 64 rows, or as many as fit 1 MiB in the largest dataset where that is fewer.
+
+    A sync (fdatasync) sends what is acknowledged to the disk itself, where the loss of power does not reach it. It
+    follows a chunk when the last one is ``sync_interval_s`` ago, so that a power loss costs the rows of at most that
+    time and of one chunk more. ``create`` syncs the file and its name, ``close`` the rows and then the end.
+    Not promised: a power loss while pages are on their way to the disk, in a sync or whenever the kernel writes some by
+    itself, can leave HDF5's metadata half old and half new. The synced rows are on the disk then, but the trace may
+    read as damaged, or show wrong rows behind them. Nor is anything promised after a sync that failed, or of a
+    disk that confirms what is still in its cache.
 
     Memory: one chunk of all fields. Time: see ``append``. ``create``, ``append`` and ``close`` belong to one thread;
     ``count_dropped`` may be called from any.
@@ -35,19 +55,21 @@ class TraceWriter:
     Args:
         path: the file to write. It appears under this name at ``create()``, complete, and not before.
         mode: ``"x"`` refuses an existing file; ``"w"`` replaces it, at ``create()``.
+        sync_interval_s: seconds; 0 syncs every chunk, ``math.inf`` none but the first and the last.
 
     Raises:
-        ValueError: unknown mode.
+        ValueError: unknown mode; a ``sync_interval_s`` that is negative or no number.
         TraceLockedError: another writer holds the path; its file is untouched.
         FileExistsError: mode ``"x"`` and the file exists.
         OSError: the folder is missing or cannot be written, or the path is a folder.
     """
 
-    def __init__(self, path: str | os.PathLike[str], mode: str = "x") -> None:
+    def __init__(self, path: str | os.PathLike[str], mode: str = "x", sync_interval_s: float = 30.0) -> None:
         if mode not in ("x", "w"):
             raise ValueError(f"trace mode: expected 'x' (refuse an existing file) or 'w' (replace it), got {mode!r}")
         self.path = Path(path)
         self.mode = mode
+        self.sync_interval_s = _seconds("sync_interval_s", sync_interval_s)
         self._target = Path(os.path.realpath(path))
         self.rows_written = self.rows_dropped = 0
         self._count_lock = Lock()
@@ -59,6 +81,7 @@ class TraceWriter:
         self._last_step: int | None = None
         self._failure: OSError | None = None
         self._drops_until_retry = 0
+        self._last_sync = 0.0
         self._closed = False
         self._lock = WriterLock(path)
         try:
@@ -90,11 +113,14 @@ class TraceWriter:
             file, datasets = create_file(part, fields, coordinates, attributes)
             with ExitStack() as undo:
                 undo.callback(file.close)
+                sync(file)  # before the rename: after a power loss the name stands for the old file or a whole new one
                 os.replace(part, self._target)
                 undo.pop_all()
         except HDF5_ERRORS as error:
             part.unlink(missing_ok=True)
             raise OSError(f"{self.path}: the trace could not be created: {error}") from error
+        sync_folder(self._target.parent)
+        self._last_sync = monotonic()
         self._file, self._datasets = file, datasets
         self._buffers = row_buffers(fields, {name: len(values) for name, values in coordinates.items()})
         self._fills = {f.name: f.fill for f in fields}
@@ -110,12 +136,14 @@ class TraceWriter:
         Raises:
             ValueError: before ``create()`` or after ``close()``; an unknown field, a wrong shape, a step out of order.
             OSError: the disk refuses. The full chunk stays in memory and is tried again every 64 rows; until it is
-                written, rows are dropped and counted, and each of them raises.
+                written, rows are dropped and counted, and each of them raises. Where it refuses only the sync, the row
+                is taken, those of the chunk count as written, and the next sync is tried an interval later.
 
-        Cost: a copy into the buffers, about 10 us; each whole chunk one write and one flush a field, 2 to 5 ms.
+        Cost: a copy into the buffers, about 10 us; each whole chunk one write and one flush a field, 2 to 5 ms; a sync
+        what the disk takes for it, while other threads run.
         """
         self._check_usable(created=True)
-        step = self._check_row(row)
+        step, acknowledged = self._check_row(row), self.rows_written
         if self._filled == self._capacity:
             self._retry()
         i = self._filled
@@ -126,6 +154,9 @@ class TraceWriter:
         self._filled, self._last_step = i + 1, step
         if self._filled == self._capacity:
             self._commit()
+        if self._file is not None and self.rows_written > acknowledged:
+            if monotonic() - self._last_sync >= self.sync_interval_s:
+                self._sync(self._file)
 
     def count_dropped(self, n: int = 1) -> None:
         """Counts rows that the caller could not hand over; the sum stands in later rows and in the closed file."""
@@ -137,7 +168,8 @@ class TraceWriter:
 
         Raises:
             OSError: the disk refused the last rows, which are counted as dropped where that can still be written, or
-                refused the mark. All the rest is done all the same; the file reads as that of a crashed run.
+                their sync, or the mark. All the rest is done all the same; the file reads as that of a crashed run,
+                or as finished where only the very last sync was refused.
         """
         if self._closed:
             return
@@ -154,14 +186,15 @@ class TraceWriter:
         try:
             if self._filled:
                 self._commit()
+            self._sync(file)  # before the mark: a file that says it is finished has all its rows
         except OSError as error:
             failure = error
-            self.count_dropped(self._filled)
+            self.count_dropped(self._filled)  # none where only the sync was refused
         try:
             file.attrs.modify(ROWS_DROPPED, np.int64(self.rows_dropped))
             if failure is None:
                 file.attrs.modify(FINISHED, np.int8(1))
-            file.close()
+            close_synced(file)
         except HDF5_ERRORS as error:
             failure = failure or error
             with suppress(*HDF5_ERRORS):  # the first attempt has failed and is reported; this one frees the handles
@@ -188,6 +221,13 @@ class TraceWriter:
             self._drops_until_retry = ROWS_PER_CHUNK
             raise self._failure from error
         self.rows_written, self._filled, self._failure = stop, 0, None
+
+    def _sync(self, file: h5py.File) -> None:
+        self._last_sync = monotonic()  # also of one that fails: a disk that dies slowly must not hold up every chunk
+        try:
+            sync(file)
+        except HDF5_ERRORS as error:
+            raise OSError(f"{self.path}: rows were written, but the disk did not confirm them: {error}") from error
 
     def _retry(self) -> None:
         """Writes the chunk that the disk refused: the same rows to the same place, so that no reader sees a mixture."""
@@ -228,6 +268,16 @@ class TraceWriter:
         if step < 0 or (self._last_step is not None and step <= self._last_step):
             raise ValueError(f"{self.path}: expected a step above {self._last_step}, got {step}")
         return step
+
+
+def _seconds(name: str, value: float) -> float:
+    try:
+        seconds = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not seconds >= 0:
+        raise ValueError(f"{name}: expected seconds, 0 or more, got {value!r}")
+    return seconds
 
 
 def _extend(dataset: h5py.Dataset, rows: np.ndarray, start: int, stop: int) -> None:
