@@ -21,7 +21,6 @@ help: ## list the targets
 demo: $(READY) ## train a small network on MNIST, measure every step, draw the figure (3 minutes)
 	$(BIN) reproductions/p1_two_geometries.py $(ARGS)
 
-# Once bench/ holds test files, their correctness belongs here: pytest tests bench --benchmark-disable
 test: $(READY) ## run the tests
 	$(BIN) -m pytest tests $(ARGS)
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fastgeom.engines import Engine, UpdateMoments
-from fastgeom.layout import DTYPES, AddressTable, Layout
+from fastgeom.layout import Layout
+from fastgeom.tables import DTYPES, AddressTable
 
 logger = logging.getLogger("fastgeom")
 

@@ -27,10 +27,11 @@ from fastgeom.arguments import (
 from fastgeom.egress import Egress, TraceShape
 from fastgeom.engines import UpdateMoments, select_engine
 from fastgeom.history import Exact, ExactRing, ParameterSnapshot, warn_of_memory
-from fastgeom.layout import AddressTable, Grouping, Layout, TensorReader
+from fastgeom.layout import Grouping, Layout, TensorReader
 from fastgeom.schedules import Schedule, every
 from fastgeom.schema import LAYER_PREFIX, UPDATE_FIELDS
 from fastgeom.statistics import StepStatistics, recorded_values, step_statistics
+from fastgeom.tables import AddressTable
 
 __all__ = ["Probe", "StepStatistics"]
 
@@ -72,7 +73,15 @@ class Probe:
         ValueError, TypeError: an argument that cannot be; the message names it, what was expected and what came.
         OSError: the trace cannot be written there: it exists, another process writes it, or its folder is not writable.
 
-    Memory: window × gradients, in their own dtype; see `Exact`. Time: that of reading this once a step.
+    Memory: window × gradients, in their own dtype (see `Exact`), and the parameters once with ``track_updates``. It is
+    known by address: a probe can be neither copied nor pickled.
+
+    Cost of a measured step: g + (window + 1) h bytes moved, g and h the bytes of the gradient and of a row of history;
+    with ``track_updates`` g + h + 3 x more, x the bytes of the parameters. The first step of the first run compiles the
+    loops for the dtypes in use, some seconds; they are cached for later runs.
+
+    Source: the lag cosines are those of Morchdi, Zhou, Ding, Wang: On the Mysterious Optimization Geometry of Deep
+    Neural Networks; every definition stands in ``fastgeom.schema`` and, in float64, in ``fastgeom.reference``.
     """
 
     def __init__(
@@ -132,6 +141,9 @@ class Probe:
         Returns:
             The statistics, on the device and without synchronising; ``None`` on a step that is not scheduled.
 
+        A step that a gradient scaler is about to skip is measured like any other when this is called by hand: leave it
+        out, or let `attach` mark it.
+
         Raises:
             RuntimeError: the probe is closed.
             ValueError, TypeError: gradients that cannot be measured, all of them ``None``, a step number that does not
@@ -140,7 +152,7 @@ class Probe:
         return self._step(loss, step, max_norm, scalars)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Self:
-        """Measure by itself before every ``optimizer.step()``, until `detach`.
+        """Measure by itself before every ``optimizer.step()``, until `detach`; one optimizer at a time.
 
         With a fused optimizer under a gradient scaler, gradients reach the optimizer scaled: they are divided by its
         ``grad_scale``, and a step that it will skip (``found_inf``) is recorded as skipped and does not enter the
@@ -149,6 +161,7 @@ class Probe:
         Raises:
             RuntimeError: attached already.
             RuntimeError: from ``optimizer.step(closure)``: there the gradients come after this hook.
+            ValueError: from ``optimizer.step()`` where no parameter has a gradient.
         """
         if self._hook is not None:
             raise RuntimeError("Probe.attach: expected a probe that is not attached, call detach() first")

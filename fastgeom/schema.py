@@ -169,10 +169,8 @@ def recorded_fields(
     taken = reserved_names()
     for name in scalars:
         if not name.isidentifier() or name.startswith("_") or name in taken:
-            raise ValueError(
-                f"scalar {name!r}: expected a Python identifier that is no name of the trace schema itself, "
-                f"got one that {'is' if name in taken else 'is not an identifier'}"
-            )
+            what = "a name that the trace itself uses" if name in taken else "no public Python identifier"
+            raise ValueError(f"scalar {name!r}: expected a public Python identifier that is free, got {what}")
     return ROW_FIELDS + tuple(scalar_field(n) for n in scalars) + measured + layered
 
 

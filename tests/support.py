@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgeom.layout import DTYPES, AddressTable
+from fastgeom.tables import DTYPES, AddressTable
 
 FLOOR = 32 * 2.0**-53
 """What a sum may be off by, relative to the sum of its terms' magnitudes, where torch's float64 happens to be exact.

@@ -15,7 +15,8 @@ from fastgeom.engines import UpdateMoments, WindowMoments, cpu_loops
 from fastgeom.engines.cpu import _SERIAL_ELEMENTS, CpuEngine
 from fastgeom.engines.cpu_loops import BLOCK, _narrow, _widen
 from fastgeom.history import ExactRing, ParameterSnapshot
-from fastgeom.layout import CHUNK_ELEMENTS, Layout, TensorReader, chunk_table, segments
+from fastgeom.layout import Layout, TensorReader
+from fastgeom.tables import CHUNK_ELEMENTS, chunk_table, segments
 from tests.support import assert_accurate, assert_same_bits, random_tensor, table
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16

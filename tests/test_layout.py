@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from fastgeom import reference
 from fastgeom.engines.cpu import CpuEngine
-from fastgeom.layout import CHUNK_ELEMENTS, DTYPES, Layout, TensorReader, chunk_table, segments
+from fastgeom.layout import Layout, TensorReader
+from fastgeom.tables import CHUNK_ELEMENTS, DTYPES, chunk_table, segments
 from tests.support import assert_accurate
 
 ENGINE = CpuEngine()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgeom.engines import cpu_loops
-from fastgeom.layout import DTYPES, AddressTable, ChunkTable, Ints, Segments
+from fastgeom.tables import DTYPES, AddressTable, ChunkTable, Ints, Segments
 
 _MEMORY_TYPE = {
     torch.float32: np.float32,

@@ -36,6 +36,8 @@ def geometry_panels(figure: FigureBase, run: Run, windows: dict[str, Window | No
         _shade(axes, run)
         axes.margins(x=0.01)
     _loss_panel(top, run)
+    if run.diverged_at is not None:
+        _mark_divergence(top, run.diverged_at)
     _cosine_panel(middle, run)
     _kappa_panel(bottom, run)
     bottom.set_xlabel("optimiser step $t$")
@@ -57,27 +59,30 @@ def geometry_panels(figure: FigureBase, run: Run, windows: dict[str, Window | No
 
 def _loss_panel(axes: Axes, run: Run) -> None:
     axes.set(ylabel="loss $f_t$", title="Loss, $f_t$")
-    if run.loss is None or not np.isfinite(run.loss).any():
+    finite = np.zeros(0, np.bool_) if run.loss is None else np.isfinite(run.loss)
+    if run.loss is None or not finite.any():
         _say(axes, "no loss in this trace")
         return
-    known = run.loss[np.isfinite(run.loss)]
-    axes.plot(run.step, run.loss, color=INK, linewidth=1.2)
+    known = run.loss[finite]
+    axes.plot(run.step[finite], known, color=INK, linewidth=1.2, marker=None if finite.all() else ".", markersize=4)
     if known.min() > 0 and known.max() > 10 * known.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if known.max() < 50 * known.min() else (1,)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
-    if run.diverged_at is not None:
-        axes.axvline(run.diverged_at, color=INK, linewidth=1.2, linestyle=":")
-        axes.annotate(
-            f"diverged at step {run.diverged_at}",
-            (run.diverged_at, 0.96),
-            xytext=(-4, 0),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-        )
+
+
+def _mark_divergence(axes: Axes, step: int) -> None:
+    axes.axvline(step, color=INK, linewidth=1.2, linestyle=":")
+    axes.annotate(
+        f"diverged at step {step}",
+        (step, 0.96),
+        xytext=(-4, 0),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+    )
 
 
 def _cosine_panel(axes: Axes, run: Run) -> None:

@@ -47,14 +47,18 @@ class Run:
 
     @classmethod
     def read(cls, trace: GeometryTrace, theta: float) -> Run:
-        """Take the rows up to the last whose loss and gradient are finite; what comes after is a divergence."""
+        """Take the rows up to where the gradient or the loss stops being finite and never is again: a divergence.
+
+        A loss of NaN beside a finite gradient was not given at that step, and says nothing.
+        """
         loss: FloatArray | None = getattr(trace, "loss", None)
         kappa: FloatArray | None = None
         if hasattr(trace, "grad_dot_update") and hasattr(trace, "next_grad_dot_update"):
             kappa = analysis.step_curvature(trace.grad_dot_update, trace.next_grad_dot_update)
         cosine = trace.lag_cosine[:, 0]
-        finite = np.isfinite(trace.grad_sq) if loss is None else np.isfinite(trace.grad_sq) & np.isfinite(loss)
-        end = int(np.flatnonzero(finite)[-1]) + 1 if finite.any() else 0
+        end = _lost_from(trace.grad_sq, ~np.isfinite(trace.grad_sq))
+        if loss is not None:
+            end = min(end, _lost_from(loss, np.isinf(loss)))
         return cls(
             step=trace.step[:end],
             loss=None if loss is None else loss[:end],
@@ -64,6 +68,14 @@ class Run:
             theta=theta,
             diverged_at=int(trace.step[end]) if end < len(trace.step) else None,
         )
+
+
+def _lost_from(values: FloatArray, bad: NDArray[np.bool_]) -> int:
+    """The first bad row after which no value is finite; the number of rows where there is none."""
+    finite = np.flatnonzero(np.isfinite(values))
+    after = int(finite[-1]) + 1 if len(finite) else 0
+    lost = np.flatnonzero(bad[after:])
+    return after + int(lost[0]) if len(lost) else len(values)
 
 
 @dataclass(frozen=True)
