@@ -1,6 +1,6 @@
 """Error against float64 at 1e8 standard normal float32 elements, ours beside torch's own.
 
-Nothing here is a matter of speed: the numbers are the same on every machine with the same vector width.
+The errors are the same on every machine with the same vector width. The bandwidth beside them has no goal.
 """
 
 import pytest
@@ -8,6 +8,7 @@ import torch
 
 import fastgeom
 from bench.measuring import Bench, elements
+from fastgeom.kernels.traffic import dot_bytes, norm_bytes
 
 LARGEST_ERROR = 5e-8
 
@@ -31,7 +32,8 @@ def test_squared_norm(bench: Bench, pair: tuple[torch.Tensor, torch.Tensor]) -> 
     bench.note("relative error of |g|^2", error, most=LARGEST_ERROR)
     bench.note("the same, torch.linalg.vector_norm", abs(torch.linalg.vector_norm(a).item() ** 2 / exact - 1))
     assert error <= LARGEST_ERROR
-    bench.rounds(lambda: fastgeom.norm([a]), {})
+    rounds = bench.rounds(lambda: fastgeom.norm([a]), {})
+    bench.note("bandwidth_gb_per_s", norm_bytes(len(a)) / rounds.ours / 1e9, "GB/s")
 
 
 def test_dot(bench: Bench, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -45,4 +47,5 @@ def test_dot(bench: Bench, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     bench.note("error of a·b over |a||b|, parallel", error_near, most=LARGEST_ERROR)
     bench.note("the same, torch.dot", abs(torch.dot(a, near).item() - exact_near) / scale_near)
     assert max(error, error_near) <= LARGEST_ERROR
-    bench.rounds(lambda: fastgeom.dot([a], [b]), {})
+    rounds = bench.rounds(lambda: fastgeom.dot([a], [b]), {})
+    bench.note("bandwidth_gb_per_s", dot_bytes(len(a)) / rounds.ours / 1e9, "GB/s")

@@ -2,20 +2,26 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+import fastgeom
 from bench.measuring import Bench
 
+MORE_STEPS = 200
+"""Steps with a full window."""
+
 MEASURE = """
-import sys, tempfile, torch, fastgeom
+import sys, torch, fastgeom
 
 def resident_bytes(field):
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 tensors, size, window, track = (int(a) for a in sys.argv[1:5])
-groups = sys.argv[5]
+groups, folder = sys.argv[5:7]
 
 def run(n_tensors, n_elements, path):
     named = [(f"layer{i}.weight", torch.nn.Parameter(torch.ones(n_elements))) for i in range(n_tensors)]
@@ -24,14 +30,13 @@ def run(n_tensors, n_elements, path):
     open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
     before = resident_bytes("VmRSS")
     with fastgeom.Probe(named, window=window, groups=groups, track_updates=bool(track), trace=path) as probe:
-        for step in range(window + 200):
+        for step in range(window + MORE_STEPS):
             probe.step(loss=1.0)
     return resident_bytes("VmHWM") - before
 
-with tempfile.TemporaryDirectory() as folder:
-    run(2, 1000, folder + "/warm.h5")  # code, libraries and threads are no part of a probe's memory
-    print(run(tensors, size, folder + "/run.h5"))
-"""
+run(2, 1000, folder + "/warm.h5")  # code, libraries and threads are no part of a probe's memory
+print(run(tensors, size, folder + "/run.h5"))
+""".replace("MORE_STEPS", str(MORE_STEPS))
 
 
 @pytest.mark.parametrize(
@@ -39,14 +44,18 @@ with tempfile.TemporaryDirectory() as folder:
     [(10, 1_000_000, 16, 0, "layer"), (10, 1_000_000, 16, 1, "layer"), (2000, 1000, 16, 1, "parameter")],
     ids=["large", "large with updates", "2000 small with updates"],
 )
-def test_memory_beside_the_ring(bench: Bench, case: tuple[int, int, int, int, str]) -> None:
+def test_memory_beside_the_ring(bench: Bench, tmp_path: Path, case: tuple[int, int, int, int, str]) -> None:
     tensors, size, window, track, _ = case
-    arguments = [str(argument) for argument in case]
+    arguments = [str(argument) for argument in (*case, tmp_path)]
     done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True)
+    trace = fastgeom.open_trace(tmp_path / "run.h5")
+    assert trace.attributes["rows_dropped"] == 0, "rows that were dropped took no memory"
+    np.testing.assert_array_equal(trace.step, np.arange(window + MORE_STEPS))
+
     ring = tensors * size * 4 * (window + track)
     allowed = 0.02 * ring + 16e6
     excess = int(done.stdout) - ring
     bench.note("ring and snapshot", ring / 1e6, "MB")
     bench.note("memory beside them", excess / 1e6, "MB", most=allowed / 1e6)
     assert excess <= allowed
-    bench.rounds(lambda: None, {}, rounds=1)
+    bench.rounds(lambda: None, {}, rounds=1)  # pytest-benchmark warns of a test that times nothing

@@ -10,16 +10,17 @@ from bench.measuring import Bench
 from reproductions.common.data import load_images
 from reproductions.common.descent import add_full_batch_gradient
 from reproductions.common.models import small_cnn
+from reproductions.p1_two_geometries import LEARNING_RATES, WINDOW
 
-WINDOW = 32
+DATA = "mnist5k"
 
 
 def test_step_of_the_demo_with_the_probe_against_without(bench: Bench, tmp_path: Path) -> None:
-    data = load_images("mnist5k")
+    data = load_images(DATA)
 
     def training() -> tuple[torch.nn.Module, Callable[[Callable[[torch.Tensor], object]], None]]:
         model = small_cnn(data.images.shape[1:], data.n_classes, seed=0)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATES[DATA])
 
         def step(measure: Callable[[torch.Tensor], object]) -> None:
             loss = add_full_batch_gradient(model, data)

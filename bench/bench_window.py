@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import fastgeom
-from bench.measuring import Bench, elements, peak_bytes_per_second, plain_reads
+from bench.measuring import Bench, elements, note_speed, plain_reads
 from fastgeom import reference
 from fastgeom.engines import select_engine
 from fastgeom.history import TensorStore
@@ -51,7 +51,7 @@ def test_window_dots_norm_and_store(bench: Bench) -> None:
 
     work, moved = plain_reads(rows)
     rounds = bench.rounds(step, work)
-    report_speed(bench, rounds, moved, n, least=0.9)
+    note_speed(bench, rounds, moved, window_bytes(n, WINDOW), least=0.9)
 
 
 def test_probe_step_with_every_statistic(bench: Bench) -> None:
@@ -60,11 +60,13 @@ def test_probe_step_with_every_statistic(bench: Bench) -> None:
     grads = [p.grad for _, p in named]
     probe = fastgeom.Probe(named, window=WINDOW, groups="layer")
 
-    for _ in range(WINDOW + 1):
+    scale = 1.0
+    for t in range(WINDOW + 3):
+        for g in grads:
+            g.mul_(scale_of(t) / scale)
+        scale = scale_of(t)
         statistics = probe.step()
-    assert abs(statistics.grad_sq.item() / reference.dot(grads, grads) - 1) < 5e-8
-    assert np.allclose(statistics.lag_cosine.numpy(), 1.0, atol=5e-8)
-    assert statistics.diff_sq.item() == 0.0
+    assert_right(statistics, grads, [scale_of(t - lag) / scale for lag in range(1, WINDOW + 1)])
 
     ring = probe._ring._ring.row[0].owners[0]  # the one ring serves both: a second would not fit in 16 GB
 
@@ -74,13 +76,28 @@ def test_probe_step_with_every_statistic(bench: Bench) -> None:
 
     work, moved = plain_reads(ring)
     rounds = bench.rounds(probe.step, {**work, "lean torch": lean_torch})
-    report_speed(bench, rounds, moved, n, least=0.75)
+    note_speed(bench, rounds, moved, window_bytes(n, WINDOW), least=0.75)
     bench.note("times as fast as lean torch", rounds.ratio("lean torch"), least=1.1)
 
 
-def report_speed(bench: Bench, rounds, moved, n: int, *, least: float) -> None:
-    """Bytes per second, and that as a fraction of the peak of the same rounds."""
-    speed, peak = window_bytes(n, WINDOW) / rounds.ours, peak_bytes_per_second(rounds, moved)
-    bench.note("bandwidth_gb_per_s", speed / 1e9, "GB/s")
-    bench.note("measured peak", peak / 1e9, "GB/s")
-    bench.note("fraction_of_peak", speed / peak, least=least)
+def scale_of(step: int) -> float:
+    """Factor of the gradient of a step: plus or minus a power of two, exact in float32; 18 in a row all differ.
+
+    The past is known by its factors alone: copies of 17 gradients would not fit beside the ring.
+    """
+    return (-1.0) ** step * 2.0 ** (5 * step % 9 - 4)
+
+
+def assert_right(statistics: fastgeom.StepStatistics, grads: list[torch.Tensor], past: list[float]) -> None:
+    """Every lag, of each layer and of all, where the gradient of lag k was ``past[k - 1]`` times today's."""
+    layer_sq, factors = np.array([reference.dot([g], [g]) for g in grads]), np.array(past)
+
+    def assert_close(found: torch.Tensor, truth: np.ndarray | float) -> None:
+        np.testing.assert_allclose(found.numpy(), truth, rtol=5e-8)
+
+    assert_close(statistics.grad_sq, layer_sq.sum())
+    assert_close(statistics.lag_dot, factors * layer_sq.sum())
+    assert_close(statistics.layer_lag_dot, layer_sq[:, None] * factors)
+    assert_close(statistics.lag_cosine, np.sign(factors))
+    assert_close(statistics.diff_sq, (1 - past[0]) ** 2 * layer_sq.sum())
+    assert_close(statistics.sum_sq, (1 + past[0]) ** 2 * layer_sq.sum())

@@ -118,3 +118,13 @@ def plain_reads(rows: torch.Tensor) -> tuple[dict[str, Work], dict[str, int]]:
 def peak_bytes_per_second(rounds: Rounds, moved: Mapping[str, int]) -> float:
     """The fastest of the plain reads."""
     return max(size / rounds.peers[name] for name, size in moved.items())
+
+
+def note_speed(
+    bench: Bench, rounds: Rounds, moved: Mapping[str, int], bytes_moved: int, *, least: float | None = None
+) -> None:
+    """Bytes per second of ours, and that as a fraction of the peak of the same rounds."""
+    speed, peak = bytes_moved / rounds.ours, peak_bytes_per_second(rounds, moved)
+    bench.note("bandwidth_gb_per_s", speed / 1e9, "GB/s")
+    bench.note("measured peak", peak / 1e9, "GB/s")
+    bench.note("fraction_of_peak", speed / peak, least=least)

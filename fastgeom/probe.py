@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +26,7 @@ from fastgeom.egress import Egress, TraceShape
 from fastgeom.engines import UpdateMoments, select_engine
 from fastgeom.history import Exact, ExactRing, ParameterSnapshot, warn_of_memory
 from fastgeom.layout import Grouping, Layout, TensorReader
+from fastgeom.provenance import run_attributes
 from fastgeom.schedules import Schedule, every
 from fastgeom.schema import LAYER_PREFIX, UPDATE_FIELDS
 from fastgeom.statistics import StepStatistics, recorded_values, step_statistics
@@ -118,8 +117,12 @@ class Probe:
         warn_of_memory(self._layout, self.window, self._history.dtype)
         self._egress: Egress | None = None
         if (path := checked_path(trace)) is not None:
+            attributes = run_attributes(
+                self._layout, window=self.window, history=self._history, groups=groups, schedule=self._schedule,
+                track_updates=track_updates, backend=self._engine.name,
+            )  # fmt: skip
             shape = TraceShape(self._layout.layers, self.window, layer_lags, track_updates)
-            self._egress = Egress(path, trace_mode, shape, self._provenance(groups))
+            self._egress = Egress(path, trace_mode, shape, attributes)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -285,25 +288,3 @@ class Probe:
                 "measure after backward() and before zero_grad()"
             )
         return gradients
-
-    def _provenance(self, groups: Grouping) -> dict[str, str | int | float]:
-        """What the run's trace says of how it was measured."""
-        layout = self._layout
-        configuration = {
-            "window": self.window,
-            "history": f"Exact(dtype={self._history.dtype})",
-            "groups": groups if isinstance(groups, str) else getattr(groups, "__qualname__", repr(groups)),
-            "track_updates": self._snapshot is not None,
-            "schedule": getattr(self._schedule, "__qualname__", repr(self._schedule)),
-            "backend": self._engine.name,
-            "n_parameters": int(layout.numels.sum()),
-            "n_tensors": len(layout.names),
-            "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in layout.parameters}),
-        }
-        return {
-            "configuration": json.dumps(configuration),
-            "device": str(layout.device),
-            "torch_version": str(torch.__version__),
-            "numba_version": importlib.metadata.version("numba"),
-            "n_threads": torch.get_num_threads(),
-        }

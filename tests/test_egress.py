@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,18 +41,37 @@ def test_the_last_row_of_a_run_is_kept_and_has_no_update(tmp_path):
     np.testing.assert_array_equal(trace.param_sq, [0.0, 4.0, 16.0])
 
 
-def test_rows_have_their_wall_time_and_what_measuring_cost(tmp_path):
-    before = time.time()
-    _, probe = one_parameter_probe(tmp_path / "run.h5")
-    probe.step()
-    time.sleep(0.05)
-    probe.step()
+def test_rows_have_their_wall_time_and_what_measuring_cost(tmp_path, monkeypatch):
+    """The wall clock may step, backwards too: a row has what it says. The cost comes from a clock that never does."""
+    wall_times = [1e9, 1e9 + 100.0, 1e9 + 40.0]
+    clock = SimpleNamespace(time=iter(wall_times).__next__, perf_counter=time.perf_counter)
+    monkeypatch.setattr(egress, "time", clock)
+    pauses, elapsed_ms = [0.0, 0.05, 0.0], []
+
+    def gradient(parameter):
+        time.sleep(pauses[len(elapsed_ms)])  # reading the gradient is part of measuring
+        return parameter.grad
+
+    _, probe = one_parameter_probe(tmp_path / "run.h5", gradient=gradient)
+    for _ in wall_times:
+        started = time.perf_counter()
+        probe.step()
+        elapsed_ms.append((time.perf_counter() - started) * 1e3)
     probe.close()
     trace = fastgeom.open_trace(tmp_path / "run.h5")
-    assert before <= trace.wall_time[0] <= trace.wall_time[1] - 0.05
-    assert trace.wall_time[1] <= time.time()
-    assert np.all(trace.measure_time_ms > 0)
-    assert trace.measure_time_ms[1] < (trace.wall_time[1] - trace.wall_time[0]) * 1e3
+    np.testing.assert_array_equal(trace.wall_time, wall_times)
+    assert np.all(trace.measure_time_ms > np.array(pauses) * 1e3)
+    assert np.all(trace.measure_time_ms < elapsed_ms)
+
+
+def test_the_wall_time_is_that_of_the_system_s_clock(tmp_path):
+    _, probe = one_parameter_probe(tmp_path / "run.h5")
+    before = time.time()
+    probe.step()
+    after = time.time()
+    probe.close()
+    (wall_time,) = fastgeom.open_trace(tmp_path / "run.h5").wall_time
+    assert before - 60 <= wall_time <= after + 60  # seconds since 1970, wherever a step of the clock falls
 
 
 def test_scalars_are_recorded_and_their_names_fixed_by_the_first_measured_step(tmp_path):
@@ -178,6 +198,103 @@ def test_a_file_that_cannot_be_created_at_the_first_step_does_not_stop_the_run(t
     assert "3 rows were dropped" in caplog.records[-1].getMessage()
 
 
+class InterruptedOnce:
+    """Ctrl-C in the first wait for the writer thread, which is not done before it is waited for again."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.calls, self.waited_again = 0, threading.Event()
+        join, close = threading.Thread.join, TraceWriter.close
+
+        def interrupted_join(thread, timeout=None):
+            if thread.name == "fastgeom-trace":
+                self.calls += 1
+                if self.calls == 1:
+                    raise KeyboardInterrupt
+                self.waited_again.set()
+            join(thread, timeout)
+
+        def late_close(writer):
+            self.waited_again.wait(60)
+            close(writer)
+
+        monkeypatch.setattr(threading.Thread, "join", interrupted_join)
+        monkeypatch.setattr(TraceWriter, "close", late_close)
+
+
+@pytest.mark.parametrize("track_updates", [False, True])
+def test_a_close_that_was_interrupted_is_finished_by_the_next(tmp_path, monkeypatch, track_updates):
+    interrupted = InterruptedOnce(monkeypatch)
+    _, probe = one_parameter_probe(tmp_path / "run.h5", track_updates=track_updates)
+    try:
+        for _ in range(3):
+            probe.step()
+        probe.drain()  # the file is there
+        with pytest.raises(KeyboardInterrupt):
+            probe.close()
+        assert fastgeom.open_trace(tmp_path / "run.h5").status == "live"
+        probe.close()
+        trace = fastgeom.open_trace(tmp_path / "run.h5")
+        assert trace.status == "finished"
+        assert list(trace.step) == [0, 1, 2]
+        probe.close()
+    finally:
+        interrupted.waited_again.set()
+
+
+def test_a_close_that_was_interrupted_is_finished_at_exit(tmp_path, run_python):
+    code = """
+        import sys, threading, time, torch, fastgeom
+        from fastgeom.trace import TraceWriter
+        join, close = threading.Thread.join, TraceWriter.close
+
+        def interrupted_join(thread, timeout=None):
+            threading.Thread.join = join
+            raise KeyboardInterrupt
+
+        def late_close(writer):
+            time.sleep(0.5)  # at exit, a daemon thread that nobody waits for is gone by then
+            close(writer)
+
+        TraceWriter.close = late_close
+        p = torch.nn.Parameter(torch.zeros(4))
+        p.grad = torch.ones(4)
+        probe = fastgeom.Probe([("layer.p", p)], window=2, trace=sys.argv[1])
+        probe.step()
+        threading.Thread.join = interrupted_join
+        try:
+            probe.close()
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    assert run_python(textwrap.dedent(code), str(tmp_path / "run.h5")).strip() == "interrupted"
+    trace = fastgeom.open_trace(tmp_path / "run.h5")
+    assert trace.status == "finished"
+    assert list(trace.step) == [0]
+
+
+def test_a_run_that_ends_before_its_file_is_created_has_a_finished_trace(tmp_path, run_python):
+    code = """
+        import sys, time, torch, fastgeom
+        from fastgeom.trace import TraceWriter
+        create = TraceWriter.create
+
+        def late_create(*arguments):
+            time.sleep(0.5)
+            create(*arguments)
+
+        TraceWriter.create = late_create
+        p = torch.nn.Parameter(torch.zeros(4))
+        p.grad = torch.ones(4)
+        probe = fastgeom.Probe([("layer.p", p)], window=2, trace=sys.argv[1])
+        probe.step()
+    """
+    run_python(textwrap.dedent(code), str(tmp_path / "run.h5"))
+    trace = fastgeom.open_trace(tmp_path / "run.h5")
+    assert trace.status == "finished"
+    assert list(trace.step) == [0]
+    assert list(tmp_path.glob("*.part")) == []
+
+
 def test_the_first_layer_with_a_non_finite_gradient_is_named_once(tmp_path, caplog):
     parameters = [(f"block{i}.weight", nn.Parameter(torch.zeros(3))) for i in range(3)]
     for _, p in parameters:
@@ -203,12 +320,14 @@ RUN = """
         if step % 64 == 0:
             probe.drain()
             print(step, flush=True)
+            if sys.argv[3:] == ["wait"]:
+                sys.stdin.readline()
 """
 
 
 def start(code: str, *arguments: object) -> subprocess.Popen:
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def test_a_run_that_forgets_to_close_ends_with_a_finished_trace(tmp_path):
@@ -241,16 +360,23 @@ def test_a_run_killed_midway_reads_back_every_flushed_chunk(tmp_path):
 
 
 def test_another_process_reads_a_run_in_its_middle_and_gets_whole_right_rows(tmp_path):
+    def read() -> tuple[str, int]:
+        with fastgeom.open_trace(tmp_path / "run.h5") as trace:
+            steps = np.arange(len(trace))
+            np.testing.assert_array_equal(trace.step, steps)
+            np.testing.assert_array_equal(trace.grad_sq, 4.0 * steps**2)
+            return trace.status, len(trace)
+
     seen = []
-    with start(RUN, tmp_path / "run.h5", 3000) as process:
+    with start(RUN, tmp_path / "run.h5", 640, "wait") as process:
         for line in process.stdout:
-            with fastgeom.open_trace(tmp_path / "run.h5") as trace:
-                seen.append((trace.status, len(trace)))
-                steps = np.arange(len(trace))
-                assert len(trace) >= int(line)
-                np.testing.assert_array_equal(trace.step, steps)
-                np.testing.assert_array_equal(trace.grad_sq, 4.0 * steps**2)
-    assert len({rows for status, rows in seen if status == "live"}) > 5
+            seen.append(read())
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert read()[1] >= int(line), "a reader beside a writer that does not wait"
+    assert seen == [("live", rows) for rows in range(0, 640, 64)]
+    assert process.returncode == 0
+    assert read() == ("finished", 640)
 
 
 def test_the_trace_says_how_it_was_measured(tmp_path):

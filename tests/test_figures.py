@@ -139,26 +139,62 @@ def test_no_text_lies_on_another(draw) -> None:
     assert not [name for name, box in boxes if not figure.bbox.padded(1).count_contains(box.corners()) == 4]
 
 
-@pytest.mark.parametrize("bad", [np.inf, np.nan])
-def test_a_diverged_run_is_drawn_up_to_the_divergence_and_marked(bad: float) -> None:
+@pytest.mark.parametrize(
+    ("loss", "grad_sq"), [(np.inf, 1.0), (np.inf, np.inf), (np.nan, np.inf), (np.nan, np.nan), (1.0, np.nan)]
+)
+def test_a_diverged_run_is_drawn_up_to_the_divergence_and_marked(loss: float, grad_sq: float) -> None:
     trace = trace_of(two_regimes())
-    trace.loss[30:] = bad
+    trace.loss[30:], trace.grad_sq[30:] = loss, grad_sq
     figure = figures.draw_run(trace)
     render(figure)
-    loss = panels(figure)["loss $f_t$"]
-    assert loss.lines[0].get_xdata()[-1] == 29
-    assert "diverged at step 30" in texts(loss)
+    drawn = panels(figure)
+    assert drawn["loss $f_t$"].lines[0].get_xdata()[-1] == 29
+    assert drawn["correlation $c_t$"].lines[0].get_xdata()[-1] == 29
+    assert "diverged at step 30" in texts(drawn["loss $f_t$"])
 
 
-def test_a_gradient_that_is_not_finite_counts_as_divergence_too() -> None:
+def test_a_divergence_is_marked_where_the_trace_has_no_loss() -> None:
     trace = trace_of(two_regimes())
+    del trace.loss
     trace.grad_sq[25:] = np.nan
-    assert "diverged at step 25" in everything_said(figures.draw_geometry(trace))
+    said = everything_said(figures.draw_geometry(trace))
+    assert "diverged at step 25" in said and "no loss in this trace" in said
 
 
-def test_a_missing_loss_in_the_middle_is_no_divergence() -> None:
+@pytest.mark.parametrize("first", [0, 3, 9])
+def test_a_loss_that_is_given_at_some_steps_only_is_joined_and_no_divergence(first: int) -> None:
     trace = trace_of(two_regimes())
-    trace.loss[10] = np.nan
+    given = np.arange(first, len(trace.step), 10)
+    dense = trace.loss.copy()
+    trace.loss[:] = np.nan
+    trace.loss[given] = dense[given]
+    figure = figures.draw_run(trace)
+    render(figure)
+    assert "diverged" not in everything_said(figure)
+    drawn = panels(figure)
+    np.testing.assert_array_equal(drawn["loss $f_t$"].lines[0].get_xdata(), given)
+    np.testing.assert_array_equal(drawn["loss $f_t$"].lines[0].get_ydata(), dense[given])
+    np.testing.assert_array_equal(drawn["correlation $c_t$"].lines[0].get_xdata(), trace.step)
+    assert drawn["loss $f_t$"].get_xlim()[1] >= trace.step[-1]
+
+
+def test_a_sparse_loss_that_becomes_infinite_is_a_divergence_at_the_step_that_says_so() -> None:
+    trace = trace_of(two_regimes())
+    trace.loss[np.arange(len(trace.step)) % 10 != 0] = np.nan
+    trace.loss[30:31] = np.inf
+    assert "diverged at step 30" in everything_said(figures.draw_geometry(trace))
+    trace.grad_sq[27:] = np.nan
+    assert "diverged at step 27" in everything_said(figures.draw_geometry(trace))
+
+
+@pytest.mark.parametrize(("name", "bad"), [("loss", np.nan), ("loss", np.inf), ("grad_sq", np.inf)])
+def test_what_recovers_is_no_divergence(name: str, bad: float) -> None:
+    """A scaler of mixed precision overflows now and then and skips the step; so it may beside a sparse loss."""
+    trace = trace_of(two_regimes())
+    getattr(trace, name)[10] = bad
+    assert "diverged" not in everything_said(figures.draw_geometry(trace))
+    trace.loss[21:] = np.nan
+    trace.grad_sq[24] = np.inf
     assert "diverged" not in everything_said(figures.draw_geometry(trace))
 
 

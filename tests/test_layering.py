@@ -52,14 +52,19 @@ ROOMS = {
     "fastgeom.schedules": Room(4, packages(), range(1, 4), rooms("arguments")),
     "fastgeom.arguments": Room(4, packages("torch"), range(1, 4)),
     "fastgeom.statistics": Room(4, packages("torch"), range(1, 4)),
-    "fastgeom.probe": Room(4, packages("torch"), range(1, 4), rooms("schedules", "arguments", "statistics")),
+    "fastgeom.provenance": Room(4, packages("torch"), range(1, 4), rooms("schedules")),
+    "fastgeom.probe": Room(
+        4, packages("torch"), range(1, 4), rooms("schedules", "arguments", "statistics", "provenance")
+    ),
     "fastgeom.analysis": Room(6, packages("numpy"), rooms=rooms("schema", "trace")),
     "fastgeom.figures": Room(7, packages("matplotlib", "numpy"), rooms=rooms("schema", "trace", "analysis")),
 }
 
 # The file border. Rows reach the file through egress, which may use what writes it, but not the package itself, which
 # reads; no one else left of the file may use either.
-LEFT_OF_EGRESS = rooms("tables", "layout", "engines", "ops", "history", "schedules", "arguments", "statistics", "probe")
+LEFT_OF_EGRESS = rooms(
+    "tables", "layout", "engines", "ops", "history", "schedules", "arguments", "statistics", "provenance", "probe"
+)
 LEFT_OF_THE_FILE = LEFT_OF_EGRESS | rooms("reference", "egress")
 WITHOUT_TORCH = rooms("schema", "trace", "analysis", "figures")
 TRACE_WRITER = rooms("trace.errors", "trace.lock", "trace.provenance", "trace.writer")
