@@ -187,7 +187,10 @@ def _by_layer(add: np.ufunc, partials: NDArray[np.generic], layers: Segments) ->
     reduced = np.zeros((layers.layers + 1, *partials.shape[1:]), partials.dtype)
     if len(layers.order):
         with np.errstate(invalid="ignore", over="ignore"):  # inf - inf in a gradient is data
-            reduced[layers.present] = add.reduceat(partials[layers.order], layers.first, axis=0)
+            gathered = partials[layers.order]
+            if len(layers.present) < len(layers.order):
+                gathered = add.reduceat(gathered, layers.first, axis=0)
+            reduced[layers.present] = gathered
             reduced[-1] = add.reduce(reduced[:-1], axis=0)
     return reduced
 
