@@ -2,7 +2,7 @@
 
 Tensors are named by address, so that a list of thousands of them is one call. A *chunk* is a piece of one tensor; each
 gets its own row of partial sums, which makes the result independent of how chunks are dealt to threads. Inside a chunk
-the work goes in blocks that stay in the first-level cache: a block of the gradient is read from memory once and meets
+the work goes in blocks that stay in the cache: a block of the gradient is read from memory once and meets
 every history row there. Products and sums are float64 throughout: with four rows at a time the loops wait for loads,
 not for arithmetic, so that it costs nothing over float32, and no block of equal or of extreme values is rounded.
 
@@ -18,7 +18,7 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-BLOCK = 4096
+BLOCK = 8192
 SUM_SQ, DIFF, SUM = 0, 1, 2
 """Columns of the window's partial sums that follow the dots: sum g^2, sum (g - previous)^2, sum (g + previous)^2."""
 
