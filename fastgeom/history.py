@@ -155,6 +155,7 @@ class ExactRing:
         )
         lag_dot = lag_cosine = moments.dots
         if lags:
+            # Stacked, not indexed: advanced indexing wakes torch's threads, which then spin on the next pass's cores.
             past = torch.stack([self._norm_of_slot[slot] for _, slot in lags], dim=1)
             lag_cosine = lag_dot / (past * moments.grad_norm[:, None])
         if len(lags) < self._window:

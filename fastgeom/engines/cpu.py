@@ -123,7 +123,6 @@ class CpuEngine:
             )  # fmt: skip
         totals = _by_layer(np.add, sums, layers)
         grad_sq, diff_sq, sum_sq = torch.from_numpy(totals)[:, len(rows) :].unbind(1)
-        # Not torch's root: it wakes torch's threads, which then spin on the cores that the next pass needs.
         grad_norm = torch.from_numpy(np.sqrt(totals[:, len(rows)]))
         return WindowMoments(
             dots=torch.from_numpy(totals)[:, : len(rows)],
