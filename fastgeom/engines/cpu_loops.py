@@ -2,12 +2,14 @@
 
 Tensors are named by address, so that a list of thousands of them is one call. A *chunk* is a piece of one tensor; each
 gets its own row of partial sums, which makes the result independent of how chunks are dealt to threads. Inside a chunk
-the work goes in blocks that stay in the cache: a block of the gradient is read from memory once and meets
-every history row there. Products and sums are float64 throughout: with four rows at a time the loops wait for loads,
-not for arithmetic, so that it costs nothing over float32, and no block of equal or of extreme values is rounded.
+the work goes in blocks that stay in the cache: a block of the gradient is read from memory once and meets every history
+row there. Products and sums are float64 throughout, so that no block of equal or of extreme values is rounded; on
+float32 rows, four at a time, the loops wait for loads rather than for this.
 
 16-bit floats have no numba type. They travel as integers and are told apart by signedness: ``uint16`` is bfloat16,
 ``int16`` is float16. ``_widen`` and ``_narrow`` convert; the compiler turns both into vector code.
+
+All of it is one file because numba looks for changes in the file of a cached function alone, and not in what it calls.
 """
 
 from __future__ import annotations
