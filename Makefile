@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+TRITON ?= 3.8.0
 
 VENV := .venv
 BIN := $(VENV)/bin/python
@@ -52,6 +53,8 @@ $(READY): pyproject.toml constraints.txt
 	@if test -e $(UNFINISHED) || ! test -x $(BIN); then rm -rf $(VENV); fi
 	@mkdir -p $(VENV) && touch $(UNFINISHED)
 	@test -x $(BIN) || "$(PYTHON)" -m venv $(VENV)
-	@$(PIP) install --constraint constraints.txt setuptools
+	@$(PIP) install --constraint constraints.txt setuptools torch
+	@$(BIN) -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("triton") is None)' || \
+		$(PIP) install triton==$(TRITON)
 	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@mv $(UNFINISHED) $(READY)

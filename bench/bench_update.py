@@ -5,7 +5,7 @@ import torch
 from bench.measuring import Bench, elements, note_speed, plain_reads
 from fastgeom import reference
 from fastgeom.engines import select_engine
-from fastgeom.history import TensorStore
+from fastgeom.engines.cpu_window import TensorStore
 from fastgeom.kernels.traffic import update_bytes
 from fastgeom.layout import Layout, TensorReader
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fastgeom import analysis, figures
-    from fastgeom.history import Exact
-    from fastgeom.ops import clip_grad_norm_, cosine, dot, norm, window_dots
+    from fastgeom.history import Exact, Sketch
+    from fastgeom.ops import clip_grad_norm_, cosine, count_sketch, dot, norm, window_dots
     from fastgeom.probe import Probe, StepStatistics
     from fastgeom.schedules import bursts, every
     from fastgeom.trace import open_trace
@@ -23,12 +23,14 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "Exact",
     "Probe",
+    "Sketch",
     "StepStatistics",
     "__version__",
     "analysis",
     "bursts",
     "clip_grad_norm_",
     "cosine",
+    "count_sketch",
     "dot",
     "every",
     "figures",
@@ -42,10 +44,12 @@ _SUBMODULES = frozenset({"analysis", "figures"})
 _HOMES = {
     "Exact": "fastgeom.history",
     "Probe": "fastgeom.probe",
+    "Sketch": "fastgeom.history",
     "StepStatistics": "fastgeom.probe",
     "bursts": "fastgeom.schedules",
     "clip_grad_norm_": "fastgeom.ops",
     "cosine": "fastgeom.ops",
+    "count_sketch": "fastgeom.ops",
     "dot": "fastgeom.ops",
     "every": "fastgeom.schedules",
     "norm": "fastgeom.ops",

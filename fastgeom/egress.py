@@ -1,8 +1,9 @@
 """The way out: rows of device tensors become numpy rows, wait until they are whole, and go to the writer thread.
 
-This is the one place where a measurement leaves the device. A row whose late fields are still to come waits here; rows
-leave in order. Nothing on this way ever stops or slows a run: the queue to the disk is bounded, and a row that finds it
-full is dropped and counted; a disk that fails is reported once in the log, and its rows are counted too.
+A row waits here for its late fields and for its copy from the device (`Transfer`), which is looked at when the next row
+comes; rows leave in order. Nothing on this way ever stops or slows a run: what waits is bounded, and so is the queue to
+the disk; a row that finds them full is dropped and counted. A disk that fails is reported once in the log, and its rows
+are counted too.
 """
 
 from __future__ import annotations
@@ -14,25 +15,38 @@ import queue
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastgeom.schema import LAG, LAYER, LAYER_LAG, LAYER_PREFIX, Field, recorded_fields
+from fastgeom.replay import ReplayRows
+from fastgeom.schema import BUCKET, LAG, LAYER, LAYER_LAG, LAYER_PREFIX, STEP, Field, recorded_fields
+from fastgeom.tables import can_capture, capturing
+from fastgeom.trace.file import ROWS_DROPPED
 from fastgeom.trace.writer import TraceWriter
+from fastgeom.transfer import HostValue, Transfer, Value
 
-Value = Tensor | float | int
-Row = dict[str, NDArray[np.generic] | float | int]
+Row = dict[str, HostValue]
 
 logger = logging.getLogger("fastgeom")
 
+_LAYER_LAGS = {f"{LAYER_PREFIX}lag_dot", f"{LAYER_PREFIX}lag_dot_error"}
+UPDATE = "update"
+"""The group of the fields of the update, which are known at the next step."""
+LAGS = "lags"
+"""The group of the fields that a deferred window finds some steps later."""
+
 _QUEUE_BYTES = 2 << 20
 _QUEUE_ROWS = 1024
+_WAITING_ROWS = 64
+"""How many rows may wait for the device beyond those that wait for late fields."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +58,16 @@ class TraceShape:
         window: number of lags.
         layer_lags: the lags kept per layer.
         track_updates: whether rows have update fields.
+        errors: whether rows have standard errors.
+        buckets: length of the sketch that each row has; 0 for none.
     """
 
     layers: tuple[str, ...]
     window: int
     layer_lags: tuple[int, ...]
     track_updates: bool
+    errors: bool = False
+    buckets: int = 0
 
     @property
     def all_layer_lags(self) -> bool:
@@ -58,20 +76,55 @@ class TraceShape:
 
     def fields(self, scalars: Sequence[str]) -> tuple[Field, ...]:
         """The fields of a row."""
-        return recorded_fields(track_updates=self.track_updates, scalars=scalars, all_layer_lags=self.all_layer_lags)
+        return recorded_fields(
+            track_updates=self.track_updates, scalars=scalars, all_layer_lags=self.all_layer_lags,
+            errors=self.errors, sketch=self.buckets > 0,
+        )  # fmt: skip
 
     def coordinates(self) -> dict[str, NDArray[np.int64] | Sequence[str]]:
         """The values along each dimension but the step."""
         lags = np.arange(1, self.window + 1)
         chosen = {} if self.all_layer_lags else {LAYER_LAG: np.array(self.layer_lags, np.int64)}
+        if self.buckets:
+            chosen[BUCKET] = np.arange(self.buckets)
         return {LAG: lags, LAYER: self.layers, **chosen}
+
+    def sizes(self) -> dict[str, int]:
+        """Lengths of the dimensions but the step."""
+        return {dim: len(values) for dim, values in self.coordinates().items()}
 
     def row_bytes(self, scalars: Sequence[str]) -> int:
         """Size of one row."""
-        sizes = {dim: len(values) for dim, values in self.coordinates().items()}
+        sizes = self.sizes()
         return sum(
             np.dtype(f.dtype).itemsize * int(np.prod([sizes[d] for d in f.dims[1:]])) for f in self.fields(scalars)
         )
+
+
+@dataclass
+class _Waiting:
+    """A row on its way: what has left the device, and the groups of fields that are still to come."""
+
+    step: int
+    parts: list[Transfer]
+    late: set[str]
+    values: Row = field(default_factory=dict)
+
+    def ready(self) -> bool:
+        """Whether everything has arrived."""
+        return all(part.ready() for part in self.parts)
+
+    def row(self, shape: TraceShape) -> Row:
+        """The row for the writer; waits for what has not arrived."""
+        for part in self.parts:
+            part.wait()
+            self.values |= part.take()
+        chosen = [lag - 1 for lag in shape.layer_lags]
+        for name in _LAYER_LAGS & self.values.keys():
+            lags = np.asarray(self.values[name])
+            if lags.shape[1] == shape.window > len(chosen):
+                self.values[name] = np.ascontiguousarray(lags[:, chosen])
+        return self.values
 
 
 class Egress:
@@ -82,50 +135,74 @@ class Egress:
         mode: ``"x"`` refuses an existing file, ``"w"`` replaces it.
         shape: what rows look like.
         attributes: the run's own provenance, written to the file.
+        device: where rows are measured.
 
     Raises:
         OSError, ValueError: the trace cannot be written there; see `TraceWriter`.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], mode: str, shape: TraceShape, attributes: Mapping[str, str | int | float]
-    ) -> None:
-        self._shape, self._attributes = shape, dict(attributes)
+        self, path: str | os.PathLike[str], mode: str, shape: TraceShape, attributes: Mapping[str, str | int | float],
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self._shape, self._attributes, self._device = shape, dict(attributes), device
+        self._replayed: ReplayRows | None = None
         self._writer = TraceWriter(path, mode)
         self._scalars: tuple[str, ...] | None = None
-        self._waiting: list[Row] = []
+        self._waiting: deque[_Waiting] = deque()
         self._queue: queue.Queue[Row | None] | None = None
         self._thread: threading.Thread | None = None
         self._at_end(_abandon, self._writer, os.getpid())
 
-    def submit(self, values: Mapping[str, Value], scalars: Mapping[str, Value], *, started: float) -> None:
+    def submit(
+        self, values: Mapping[str, Value], scalars: Mapping[str, Value], *, started: float, late: Sequence[str] = ()
+    ) -> None:
         """Take the row of one step.
 
         Args:
-            values: the measured fields by name. Its late fields come with `complete`, or never.
+            values: the measured fields by name.
+            late: groups of fields that come with `complete`.
             scalars: the trainer's own; the first row fixes their names.
             started: ``time.perf_counter()`` at the beginning of the measurement.
 
         Raises:
             ValueError: a scalar that the first row did not have, or whose name is taken; nothing is recorded then.
+
+        While a graph is captured the row goes to the device's own ring, where every replay adds one, until `drain`.
         """
         self.check_scalars(scalars)
         rows = self._queue or self._start(tuple(scalars))
-        _release(self._waiting, self._writer, rows)
-        row: Row = {name: _to_host(value) for name, value in {**values, **scalars}.items()}
-        lags = f"{LAYER_PREFIX}lag_dot"
-        if not self._shape.all_layer_lags:
-            row[lags] = np.ascontiguousarray(np.asarray(row[lags])[:, [lag - 1 for lag in self._shape.layer_lags]])
-        row["wall_time"] = time.time()
-        row["measure_time_ms"] = (time.perf_counter() - started) * 1e3
+        if capturing(self._device) and self._replayed is not None:
+            self._replayed.append(self._on_device({**values, **scalars}))
+            return
+        for earlier in self._waiting:
+            earlier.late.discard(UPDATE)  # it comes with the next step, or never
+        row = _Waiting(int(values[STEP]), [Transfer({**values, **scalars})], set(late))
+        row.values["wall_time"] = time.time()
+        row.values["measure_time_ms"] = (time.perf_counter() - started) * 1e3
         self._waiting.append(row)
-        if not self._shape.track_updates:
-            _release(self._waiting, self._writer, rows)
+        _release(self._waiting, self._shape, self._writer, rows)
 
-    def complete(self, values: Mapping[str, Value]) -> None:
-        """Give the row that waits its late fields."""
-        for row in self._waiting:
-            row.update({name: _to_host(value) for name, value in values.items()})
+    def complete(self, group: str, values: Mapping[str, Value], step: int | None = None) -> None:
+        """Give a row that waits the late fields of a group.
+
+        Args:
+            group: one of those that `submit` was told of.
+            values: the fields by name.
+            step: whose; by default the last row's.
+        """
+        if capturing(self._device) and self._replayed is not None:
+            self._replayed.complete(self._on_device(values))
+            return
+        for row in list(self._waiting)[-1:] if step is None else [w for w in self._waiting if w.step == step]:
+            if group in row.late:
+                row.parts.append(Transfer(values))
+                row.late.discard(group)
+
+    def release(self) -> None:
+        """Let the rows go that have become whole."""
+        if self._queue is not None:
+            _release(self._waiting, self._shape, self._writer, self._queue)
 
     def check_scalars(self, scalars: Mapping[str, Value]) -> None:
         """Raise unless these scalars can stand in the file: see `submit`."""
@@ -137,10 +214,47 @@ class Egress:
                 f"({', '.join(self._scalars) or 'none'}); the trace {self._writer.path} has no place for a new one"
             )
 
-    def drain(self) -> None:
-        """Wait until every row that is whole has reached the writer; a chunk that is full is then on disk."""
-        if self._queue is not None:
-            self._queue.join()
+    def drain(self) -> int | None:
+        """Wait until every row that is whole has reached the writer; a chunk that is full is then on disk.
+
+        Returns:
+            The newest step of those that a graph has replayed since the last call, if there are any.
+        """
+        if self._queue is None:
+            return None
+        newest = self._take_replayed(self._queue)
+        _release(self._waiting, self._shape, self._writer, self._queue, wait=True)
+        self._queue.join()
+        return newest
+
+    def _take_replayed(self, rows: queue.Queue[Row | None]) -> int | None:
+        """Rows that a graph has left on the device; what waits here is older, and was completed by the first replay."""
+        found, lost, before = self._replayed.take() if self._replayed is not None else ([], 0, {})
+        if not found:
+            return None
+        late = {f.name for f in self._shape.fields(()) if f.late}
+        self.complete(UPDATE, {name: torch.from_numpy(np.asarray(before[name])) for name in late & before.keys()})
+        for row in self._waiting:
+            row.late.clear()
+        _release(self._waiting, self._shape, self._writer, rows, wait=True)
+        for _ in range(lost):
+            self._writer.count_dropped()
+        for row in found:
+            row |= {"wall_time": time.time()}
+        for row in found[:-1]:
+            rows.put(row)
+        last = int(found[-1][STEP])
+        self._waiting.append(_Waiting(last, [], {UPDATE} if self._shape.track_updates else set(), found[-1]))
+        return last
+
+    def _on_device(self, values: Mapping[str, Value]) -> dict[str, Tensor]:
+        """Values as tensors; every replay repeats those that are none."""
+        lags = [lag - 1 for lag in self._shape.layer_lags]
+        found = {}
+        for name, value in values.items():
+            tensor = value if isinstance(value, Tensor) else torch.full((), value, device=self._device)
+            found[name] = tensor[:, lags] if name in _LAYER_LAGS and not self._shape.all_layer_lags else tensor
+        return found
 
     def close(self) -> None:
         """Finish: the last row leaves without its late fields, the writer ends the file. A second call does nothing."""
@@ -149,7 +263,8 @@ class Egress:
         if self._thread is None or self._queue is None:
             _abandon(self._writer, os.getpid())
         else:
-            _finish(self._waiting, self._writer, self._queue, self._thread, os.getpid())
+            self._take_replayed(self._queue)
+            _finish(self._waiting, self._shape, self._writer, self._queue, self._thread, os.getpid())
         self._forget_end()  # only now: a close that was interrupted can be called again
 
     def _at_end(self, finish: Callable[..., None], *arguments: object) -> None:
@@ -169,6 +284,10 @@ class Egress:
     def _start(self, scalars: tuple[str, ...]) -> queue.Queue[Row | None]:
         rows = min(_QUEUE_ROWS, max(2, _QUEUE_BYTES // self._shape.row_bytes(scalars)))
         self._scalars = scalars
+        if can_capture(self._device):
+            on_host = {"wall_time", "measure_time_ms", ROWS_DROPPED}
+            fields = tuple(f for f in self._shape.fields(scalars) if f.name not in on_host)
+            self._replayed = ReplayRows(self._device, fields, self._shape.sizes())
         self._queue = queue.Queue(rows)
         self._thread = threading.Thread(
             target=_write_rows,
@@ -177,16 +296,9 @@ class Egress:
             daemon=True,
         )
         self._forget_end()
-        self._at_end(_finish, self._waiting, self._writer, self._queue, self._thread, os.getpid())
+        self._at_end(_finish, self._waiting, self._shape, self._writer, self._queue, self._thread, os.getpid())
         self._thread.start()
         return self._queue
-
-
-def _to_host(value: Value) -> NDArray[np.generic] | float | int:
-    if not isinstance(value, Tensor):
-        return value
-    host = value.cpu()
-    return host.numpy().copy() if host.ndim else host.item()
 
 
 def _write_rows(
@@ -242,21 +354,34 @@ class _Report:
         )  # fmt: skip
 
 
-def _release(waiting: list[Row], writer: TraceWriter, rows: queue.Queue[Row | None]) -> None:
-    """Send the row that waits to the writer, or count it as dropped where the queue is full."""
-    while waiting:
+def _release(
+    waiting: deque[_Waiting], shape: TraceShape, writer: TraceWriter, rows: queue.Queue[Row | None], *,
+    wait: bool = False,
+) -> None:  # fmt: skip
+    """Send the rows that are whole to the writer, in order, or count them as dropped where the queue is full.
+
+    With ``wait``, copies that are under way are waited for; else too many of them cost the oldest row.
+    """
+    while waiting and not waiting[0].late and (wait or waiting[0].ready()):
+        row = waiting.popleft().row(shape)
         try:
-            rows.put_nowait(waiting.pop())
+            rows.put_nowait(row)
         except queue.Full:
             writer.count_dropped()
+    while waiting and not waiting[0].late and sum(not row.late for row in waiting) > _WAITING_ROWS:
+        waiting.popleft()
+        writer.count_dropped()
 
 
-def _finish(
-    waiting: list[Row], writer: TraceWriter, rows: queue.Queue[Row | None], thread: threading.Thread, process: int
-) -> None:
+def _finish(  # noqa: PLR0917 (atexit calls it with all it needs)
+    waiting: deque[_Waiting], shape: TraceShape, writer: TraceWriter, rows: queue.Queue[Row | None],
+    thread: threading.Thread, process: int,
+) -> None:  # fmt: skip
     """The end of a run, closed or not; a forked child has the objects, but neither the thread nor the right."""
     if os.getpid() == process and thread.is_alive():
-        _release(waiting, writer, rows)
+        for row in waiting:
+            row.late.clear()
+        _release(waiting, shape, writer, rows, wait=True)
         rows.put(None)
         thread.join()
 

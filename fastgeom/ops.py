@@ -1,6 +1,7 @@
 """Norms, dot products and clipping of lists of tensors, in one read and to float64 accuracy.
 
-torch's own float32 norm of 1e8 elements on a CPU is wrong by 1 %; these fold short float32 sums into float64.
+torch's own float32 norm of 1e8 elements on a CPU is wrong by 1 %; these sum in float64, or fold short float32 sums into
+it. Each is one operator of torch, and stays whole under ``torch.compile(fullgraph=True)``.
 """
 
 from __future__ import annotations
@@ -8,20 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fastgeom.engines import Engine, WindowMoments, select_engine
-from fastgeom.tables import (
-    DTYPES,
-    AddressTable,
-    check_measurable,
-    chunk_table,
-    dense_strides,
-    in_memory_order,
-    segments,
-)
+from fastgeom.engines import check_device
+from fastgeom.engines.operators import ABSMAX, NORM, list_dots, list_norms, list_scale_, list_sketch
+from fastgeom.sketching import MIN_BUCKETS
+from fastgeom.tables import check_measurable
 
 
 def norm(tensors: Iterable[Tensor]) -> Tensor:
@@ -43,7 +37,7 @@ def norm(tensors: Iterable[Tensor]) -> Tensor:
     >>> norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
     tensor(5., dtype=torch.float64)
     """
-    return _moments(_as_list(tensors, "tensors")).grad_norm[-1]
+    return _norms(_as_list(tensors, "tensors"))[NORM]
 
 
 def dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
@@ -79,8 +73,11 @@ def cosine(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
     """
     first, second = _as_list(a, "a"), _as_list(b, "b")
     _check_partner(first, second, "b")
-    moments = _moments(first, [second])
-    return moments.dots[-1, 0] / (moments.grad_norm[-1] * norm(second))
+    if not first:
+        return torch.tensor(math.nan, dtype=torch.float64)
+    dot, first_norm = list_dots(first, second)
+    found: Tensor = dot / (first_norm * _norms(second)[NORM])
+    return found
 
 
 def window_dots(tensors: Iterable[Tensor], history: Sequence[Iterable[Tensor]]) -> Tensor:
@@ -106,13 +103,47 @@ def window_dots(tensors: Iterable[Tensor], history: Sequence[Iterable[Tensor]]) 
     rows = [_as_list(row, f"history[{k}]") for k, row in enumerate(history)]
     for k, row in enumerate(rows):
         _check_partner(g, row, f"history[{k}]")
-    result = torch.zeros(len(rows), dtype=torch.float64, device=g[0].device if g else None)
-    alike: dict[tuple[torch.dtype, ...], list[int]] = {}
-    for k, row in enumerate(rows):
-        alike.setdefault(tuple(t.dtype for t in row), []).append(k)
-    for members in alike.values():
-        result[members] = _moments(g, [rows[k] for k in members]).dots[-1]
-    return result
+    if not g or not rows:
+        return torch.zeros(len(rows), dtype=torch.float64, device=g[0].device if g else None)
+    dots: Tensor = list_dots(g, [t for row in rows for t in row])[:-1]
+    return dots
+
+
+def count_sketch(tensors: Iterable[Tensor], size: int = 2**18, seed: int = 0) -> Tensor:
+    r"""A sketch of a list of tensors: ``size`` numbers whose dot products estimate those of the lists.
+
+    .. math:: s_k = \sum_{a \to k} \sigma_a x_a, \qquad
+        \langle s(x), s(y)\rangle \approx \langle x, y\rangle \pm
+        \sqrt{(\|x\|^2\|y\|^2 + \langle x, y\rangle^2) / \texttt{size}}
+
+    Every element goes to one bucket k with one sign, both chosen by ``seed`` and the sizes of the tensors alone: the
+    map is linear, and unbiased over seeds. A list of no more elements than ``size`` is kept whole, and exact.
+
+    Args:
+        tensors: dense float tensors on one device; dtypes may differ. Each is read in its memory order.
+        size: number of buckets, a power of two from 128 on.
+        seed: sketches can be compared only where size, seed and the tensors' sizes are the same.
+
+    Returns:
+        (size,) float32 on the tensors' device.
+
+    Raises:
+        TypeError, ValueError: as `norm`; a size that is no such power of two, a seed that is no 32-bit number.
+
+    Cost: one read of the tensors, n_elements × itemsize bytes. Source: ``fastgeom.reference.count_sketch``; Charikar,
+    Chen, Farach-Colton, "Finding frequent items in data streams", 2002.
+
+    >>> x = torch.randn(10_000)
+    >>> torch.allclose(count_sketch([2 * x], size=256), 2 * count_sketch([x], size=256))
+    True
+    """
+    found = _as_list(tensors, "tensors")
+    if size < MIN_BUCKETS or size & (size - 1):
+        raise ValueError(f"size: expected a power of two of at least {MIN_BUCKETS}, got {size}")
+    if not found:
+        return torch.zeros(size)
+    sketch: Tensor = list_sketch(found, size, seed)
+    return sketch
 
 
 def clip_grad_norm_(
@@ -157,8 +188,8 @@ def clip_grad_norm_(
     if norm_type == 2.0:  # noqa: PLR2004
         total = norm(gradients)
     elif norm_type == math.inf:
-        moments = _moments(gradients)
-        total = torch.where(moments.grad_sq[-1].isnan(), torch.nan, moments.absmax[-1])  # inf is a norm, NaN is none
+        norms = _norms(_as_list(gradients, "parameters"))
+        total = torch.where(norms[NORM].isnan(), torch.nan, norms[ABSMAX])  # inf is a norm, NaN is none
     else:
         total = torch.nn.utils.get_total_norm(gradients, norm_type).double()
     if error_if_nonfinite and not bool(torch.isfinite(total)):
@@ -174,8 +205,8 @@ def clip_coefficient(total_norm: Tensor, max_norm: float) -> Tensor:
 
 def scale_(tensors: Sequence[Tensor], factor: Tensor) -> None:
     """Multiply tensors in place by a 0-d tensor; autograd does not see it."""
-    with torch.no_grad():
-        torch._foreach_mul_(list(tensors), factor)
+    if tensors:
+        list_scale_([t.detach() for t in tensors], factor)
 
 
 def _as_list(tensors: Iterable[Tensor], what: str) -> list[Tensor]:
@@ -186,6 +217,8 @@ def _as_list(tensors: Iterable[Tensor], what: str) -> list[Tensor]:
         check_measurable(tensor, f"{what}[{place}]")
         if tensor.device != found[0].device:
             raise ValueError(f"{what}: expected all on one device, got {found[0].device} and {tensor.device}")
+    if found:
+        check_device(what, found[0].device)
     return found
 
 
@@ -199,22 +232,5 @@ def _check_partner(a: Sequence[Tensor], b: Sequence[Tensor], what: str) -> None:
             raise ValueError(f"{what}[{place}]: expected it on {x.device}, got {y.device}")
 
 
-def _moments(tensors: Sequence[Tensor], rows: Sequence[Sequence[Tensor]] = ()) -> WindowMoments:
-    strides = [dense_strides(t) for t in tensors]
-    chunks = chunk_table([t.numel() for t in tensors])
-    engine: Engine = select_engine(None, tensors[0].device if tensors else torch.device("cpu"))
-    return engine.window_moments(
-        chunks,
-        segments(np.zeros(len(chunks), np.int64), 1),
-        _locate(tensors, strides),
-        rows=[_locate(row, strides) for row in rows],
-    )
-
-
-def _locate(tensors: Sequence[Tensor], strides: Sequence[tuple[int, ...]]) -> AddressTable:
-    owners = tuple(in_memory_order(t, s) for t, s in zip(tensors, strides, strict=True))
-    return AddressTable(
-        np.array([t.data_ptr() for t in owners], np.int64),
-        np.array([DTYPES.index(t.dtype) for t in owners], np.int8),
-        owners,
-    )
+def _norms(tensors: Sequence[Tensor]) -> Tensor:
+    return list_norms(tensors) if tensors else torch.zeros(3, dtype=torch.float64)

@@ -22,15 +22,14 @@ from fastgeom.arguments import (
     checked_step,
     checked_window,
 )
-from fastgeom.egress import Egress, TraceShape
-from fastgeom.engines import UpdateMoments, select_engine
-from fastgeom.history import Exact, ExactRing, ParameterSnapshot, warn_of_memory
+from fastgeom.egress import LAGS, UPDATE, Egress, TraceShape
+from fastgeom.engines import LateLags, select_engine
+from fastgeom.history import Exact, Sketch, choose_history, make_window
 from fastgeom.layout import Grouping, Layout, TensorReader
 from fastgeom.provenance import run_attributes
 from fastgeom.schedules import Schedule, every
-from fastgeom.schema import LAYER_PREFIX, UPDATE_FIELDS
-from fastgeom.statistics import StepStatistics, recorded_values, step_statistics
-from fastgeom.tables import AddressTable
+from fastgeom.statistics import StepStatistics, late_lags, late_update, present, recorded_values, step_statistics
+from fastgeom.tables import capturing
 
 __all__ = ["Probe", "StepStatistics"]
 
@@ -56,7 +55,8 @@ class Probe:
     Args:
         target: a module (its trainable parameters; tied ones count once), or an iterable of ``(name, parameter)``.
         window: how many past gradients to remember, at least 1.
-        history: how; `Exact` by default.
+        history: how: `Exact`, or `Sketch` where they do not fit in memory. ``None`` takes Exact where it fits a tenth
+            of the device's memory, else Sketch; the choice is logged, and stands in the trace.
         trace: path of the file to record to; ``None`` records nothing.
         trace_mode: ``"x"`` refuses an existing file, ``"w"`` replaces it.
         groups: what a layer is: ``"layer"`` (the module that owns the parameter), ``"parameter"``, ``"global"`` (one
@@ -66,7 +66,8 @@ class Probe:
         record_lags: the lags kept per layer in the trace; all by default. Overall, every lag is kept.
         schedule: which steps to measure, ``step -> bool``; see `every` and `bursts`.
         gradient: from a parameter to its gradient, where that does not lie in ``.grad``.
-        backend: ``None`` or ``"cpu"``.
+        backend: ``None`` takes Triton for tensors on a GPU and the CPU engine for those on the CPU; ``"cpu"`` and
+            ``"triton"`` name one. Triton runs on CPU tensors with ``TRITON_INTERPRET=1``, slowly.
 
     Raises:
         ValueError, TypeError: an argument that cannot be; the message names it, what was expected and what came.
@@ -88,7 +89,7 @@ class Probe:
         target: torch.nn.Module | Iterable[tuple[str, Tensor]],
         *,
         window: int = 16,
-        history: Exact | None = None,
+        history: Exact | Sketch | None = None,
         trace: str | os.PathLike[str] | None = None,
         trace_mode: str = "x",
         groups: Grouping = "layer",
@@ -99,14 +100,14 @@ class Probe:
         backend: str | None = None,
     ) -> None:
         self.window = checked_window(window)
-        if history is not None and not isinstance(history, Exact):
-            raise ValueError(f"history: expected None or fastgeom.Exact(...), got {history!r}")
+        if history is not None and not isinstance(history, Exact | Sketch):
+            raise ValueError(f"history: expected None, fastgeom.Exact(...) or fastgeom.Sketch(...), got {history!r}")
         layer_lags = checked_lags(record_lags, self.window)
-        self._history = history or Exact()
         self._layout = Layout(target, groups)
+        self._history = history or choose_history(self._layout, self.window)
         self._engine = select_engine(backend, self._layout.device)
-        self._ring = ExactRing(self._layout, self._engine, self.window, self._history.dtype)
-        self._snapshot = ParameterSnapshot(self._layout, self._engine) if track_updates else None
+        self._past = make_window(self._history, self._layout, self._engine, self.window, track_updates=track_updates)
+        self._track_updates = track_updates
         self._gradients = TensorReader(self._layout, "gradient")
         self._parameters = TensorReader(self._layout, "parameter")
         self._gradient_of = checked_callable("gradient", gradient)
@@ -114,15 +115,17 @@ class Probe:
         self._last_step: int | None = None
         self._hook: RemovableHandle | None = None
         self._closed = False
-        warn_of_memory(self._layout, self.window, self._history.dtype)
         self._egress: Egress | None = None
         if (path := checked_path(trace)) is not None:
             attributes = run_attributes(
-                self._layout, window=self.window, history=self._history, groups=groups, schedule=self._schedule,
+                self._layout, window=self.window, history=self._history, chosen=history is None, groups=groups,
+                schedule=self._schedule,
                 track_updates=track_updates, backend=self._engine.name,
             )  # fmt: skip
-            shape = TraceShape(self._layout.layers, self.window, layer_lags, track_updates)
-            self._egress = Egress(path, trace_mode, shape, attributes)
+            sketched = isinstance(self._history, Sketch)
+            buckets = (self._history.record or 0) if isinstance(self._history, Sketch) else 0
+            shape = TraceShape(self._layout.layers, self.window, layer_lags, track_updates, sketched, buckets)
+            self._egress = Egress(path, trace_mode, shape, attributes, self._layout.device)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -178,16 +181,25 @@ class Probe:
             self._hook = None
 
     def drain(self) -> None:
-        """Wait until all rows that are whole have reached the writer, and full chunks the disk."""
-        if self._egress is not None:
-            self._egress.drain()
+        """Wait until all rows that are whole have reached the writer, and full chunks the disk.
+
+        Steps that a CUDA graph replays are counted and measured on the device, which holds some hundred rows: call this
+        now and then, and before the next step by hand. A row that finds no room is dropped and counted.
+        """
+        if self._egress is not None and (replayed := self._egress.drain()) is not None:
+            self._last_step = replayed
+            self._past.resume(replayed)
 
     def close(self) -> None:
         """Detach, let the last row go without what would have come a step later, and finish the trace."""
-        self._closed = True
         self.detach()
+        first, self._closed = not self._closed, True
         if self._egress is not None:
-            self._egress.close()
+            try:
+                if first and self._last_step is not None:
+                    self._complete_lags(self._past.finish())
+            finally:
+                self._egress.close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("Probe: expected to stay where it was made, as it knows its memory by address; make a new one")
@@ -206,19 +218,14 @@ class Probe:
                 "Probe.attach: expected optimizer.step() without a closure; a closure computes the gradients after the "
                 "probe has looked. Call probe.step() yourself, at the end of the closure"
             )
-        grad_scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
         self._step(
-            None,
-            None,
-            None,
-            {},
-            scale=1.0 if grad_scale is None else 1.0 / self._engine.scalar(grad_scale),
-            skipped=found_inf is not None and self._engine.scalar(found_inf) != 0,
-        )
+            None, None, None, {},
+            grad_scale=getattr(optimizer, "grad_scale", None), found_inf=getattr(optimizer, "found_inf", None),
+        )  # fmt: skip
 
     def _step(
         self, loss: Tensor | float | None, step: int | None, max_norm: float | None,
-        scalars: dict[str, Tensor | float], *, scale: float = 1.0, skipped: bool = False,
+        scalars: dict[str, Tensor | float], *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None,
     ) -> StepStatistics | None:  # fmt: skip
         started = time.perf_counter()
         if self._closed:
@@ -235,13 +242,15 @@ class Probe:
             self._egress.check_scalars(scalars)
         gradients = self._collect()
         located = self._gradients.locate(gradients)
-        self._ring.fit(located)
-        parameters = self._parameters.locate(self._layout.parameters) if self._snapshot else None
-        if self._snapshot is not None and parameters is not None:
-            self._snapshot.fit(parameters)
+        parameters = self._parameters.locate(self._layout.parameters) if self._track_updates else None
+        self._past.fit(located, parameters)
         self._last_step = number  # nothing was written before this line, and nothing is refused after it
-        update = self._measure_update(parameters, located, number, scale)
-        window = self._ring.measure(located, number, store=not skipped, scale=scale)
+        update = None
+        if parameters is not None:
+            update = self._past.measure_update(parameters, located, number, grad_scale=grad_scale)
+            if self._egress is not None:
+                self._egress.complete(UPDATE, late_update(update))
+        window = self._past.measure(located, number, found_inf=found_inf, grad_scale=grad_scale)
         coefficient = None
         if max_norm is not None:
             coefficient = ops.clip_coefficient(window.grad_norm[-1], max_norm)
@@ -250,25 +259,21 @@ class Probe:
             number, window, param_sq=None if update is None else update.param_sq, clip_coefficient=coefficient
         )
         if self._egress is not None:
-            values = {**recorded_values(statistics), "skipped": int(skipped)}
-            self._egress.submit(values, scalars, started=started)
+            skipped = 0 if found_inf is None else (found_inf != 0).reshape(())
+            values = {**recorded_values(statistics), "skipped": skipped}
+            if capturing(self._layout.device):
+                values |= present({"step": self._past.step_on_device()})
+            late = [UPDATE] * self._track_updates + [LAGS] * (window.lag_dot is None)
+            self._egress.submit(values, scalars, started=started, late=late)
+            self._complete_lags(window.late)
         return statistics
 
-    def _measure_update(
-        self, parameters: AddressTable | None, gradient: AddressTable, number: int, scale: float
-    ) -> UpdateMoments | None:
-        """Sums over the update that led here; those of the last row complete it, if it is one step old."""
-        if self._snapshot is None or parameters is None:
-            return None
-        previous = self._ring.previous(number)
-        update = self._snapshot.measure(parameters, gradient, previous, scale=scale)
-        if previous is not None and self._egress is not None:
-            late = {f.name: getattr(update, f.name) for f in UPDATE_FIELDS if f.late}
-            self._egress.complete(
-                {name: value[-1] for name, value in late.items()}
-                | {LAYER_PREFIX + name: value[:-1] for name, value in late.items()}
-            )
-        return update
+    def _complete_lags(self, late: Iterable[LateLags]) -> None:
+        """Give rows that wait what a deferred window has found of their steps."""
+        if self._egress is not None:
+            for lags in late:
+                self._egress.complete(LAGS, late_lags(lags), lags.step)
+            self._egress.release()
 
     def _clip(self, max_norm: float) -> None:
         """Clip without measuring."""

@@ -7,7 +7,7 @@ import json
 
 import torch
 
-from fastgeom.history import Exact
+from fastgeom.history import Exact, Sketch
 from fastgeom.layout import Grouping, Layout
 from fastgeom.schedules import Schedule
 
@@ -16,16 +16,21 @@ def run_attributes(
     layout: Layout,
     *,
     window: int,
-    history: Exact,
+    history: Exact | Sketch,
+    chosen: bool,
     groups: Grouping,
     schedule: Schedule,
     track_updates: bool,
     backend: str,
 ) -> dict[str, str | int | float]:
-    """Root attributes of a trace: the probe's configuration as JSON, the device, versions, threads."""
+    """Root attributes of a trace: the probe's configuration as JSON, the device, versions, threads.
+
+    ``chosen`` says that the probe chose the history, not the user.
+    """
     configuration = {
         "window": window,
-        "history": f"Exact(dtype={history.dtype})",
+        "history": repr(history),
+        "history_chosen": chosen,
         "groups": groups if isinstance(groups, str) else _name(groups),
         "track_updates": track_updates,
         "schedule": _name(schedule),
@@ -39,8 +44,16 @@ def run_attributes(
         "device": str(layout.device),
         "torch_version": str(torch.__version__),
         "numba_version": importlib.metadata.version("numba"),
+        "triton_version": _version("triton"),
         "n_threads": torch.get_num_threads(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _name(function: object) -> str:

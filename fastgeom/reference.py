@@ -73,3 +73,28 @@ def update_moments(before: Tensors, after: Tensors, gradient: Tensors, next_grad
         "grad_dot_update": dot(gradient, update),
         "next_grad_dot_update": dot(next_gradient, update),
     }
+
+
+def count_sketch(tensors: Tensors, buckets: int, seed: int) -> Tensor:
+    """Sum of sign × element in each bucket, (buckets,) float64, as `fastgeom.sketching` defines both for one group."""
+    numels = [t.numel() for t in tensors]
+    if sum(numels) <= buckets:
+        return torch.cat([flat(tensors), torch.zeros(buckets - sum(numels), dtype=torch.float64)])
+
+    def random_words(counters: Tensor) -> Tensor:
+        words = (counters ^ seed) & 0xFFFFFFFF
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+            words = ((words ^ (words >> shift)) * factor) & 0xFFFFFFFF
+        return words ^ (words >> 16)
+
+    position = torch.cat([torch.arange(n) % buckets for n in numels])
+    begins = torch.cat([torch.arange(n) % buckets == 0 for n in numels])
+    block = begins.cumsum(0) - 1
+    i, c = block // 8, block % 8
+    q = c ^ (random_words((i // 4) ^ 0x85EBCA6B) >> (3 * (i % 4))) & 7
+    high = random_words(block ^ 0x9E3779B9) % buckets // 8
+    bucket = position ^ (8 * high + q)
+    word = random_words(i // 4 * buckets + q * (buckets // 8) + bucket // 8)
+    negative = (word >> (4 * (i % 4) + position % 8 // 2 + 16 * (position % 2))) & 1
+    sketch = torch.zeros(buckets, dtype=torch.float64)
+    return sketch.index_add_(0, bucket, flat(tensors) * (1 - 2 * negative))

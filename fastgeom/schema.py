@@ -16,7 +16,7 @@ import numpy as np
 
 SCHEMA_VERSION = 1
 
-STEP, LAYER, LAG, LAYER_LAG = "step", "layer", "lag", "layer_lag"
+STEP, LAYER, LAG, LAYER_LAG, BUCKET = "step", "layer", "lag", "layer_lag", "bucket"
 LAYER_PREFIX = "layer_"
 
 _PAPER = "Morchdi, Zhou, Ding, Wang: On the Mysterious Optimization Geometry of Deep Neural Networks"
@@ -128,6 +128,56 @@ UPDATE_FIELDS = (
     ),
 )
 
+ERROR_FIELDS = (
+    Field(
+        "lag_dot_error",
+        r"$\sigma(\langle g_t, g_{t-k}\rangle)$",
+        "1",
+        (STEP, LAG),
+        "float64",
+        "standard error of lag_dot: |g_t| |g_{t-k}| (1 - c^2) / sqrt(m), m the layer's buckets; 0 where it is kept "
+        "whole; overall the root of the layers' sum of squares",
+        per_layer=True,
+    ),
+    Field(
+        "diff_sq_error",
+        r"$\sigma(\|g_t - g_{t-1}\|^2)$",
+        "1",
+        (STEP,),
+        "float64",
+        "standard error of diff_sq: sqrt(2 / m) diff_sq",
+        per_layer=True,
+    ),
+    Field(
+        "sum_sq_error",
+        r"$\sigma(\|g_t + g_{t-1}\|^2)$",
+        "1",
+        (STEP,),
+        "float64",
+        "standard error of sum_sq: sqrt(2 / m) sum_sq",
+        per_layer=True,
+    ),
+)
+"""What a history of sketches records beside its estimates."""
+
+UPDATE_ERROR_FIELDS = (
+    Field(
+        "grad_dot_update_error",
+        r"$\sigma(\langle g_t, u_t\rangle)$",
+        "1",
+        (STEP,),
+        "float64",
+        "standard error of grad_dot_update, as that of lag_dot",
+        late=1,
+        per_layer=True,
+    ),
+)
+
+SKETCH_FIELD = Field(
+    "sketch", "$S(g_t)$", "1", (STEP, BUCKET), "float32",
+    "count sketch of g_t over all layers; dot products of two rows estimate those of the gradients",
+)  # fmt: skip
+
 DERIVED_FIELDS = (
     Field("grad_norm", r"$\|g_t\|$", "1", (STEP,), "float64", "sqrt(grad_sq)", per_layer=True),
     Field(
@@ -140,6 +190,15 @@ DERIVED_FIELDS = (
         _PAPER,
         per_layer=True,
     ),
+    Field(
+        "lag_cosine_error",
+        r"$\sigma(c_t(k))$",
+        "1",
+        (STEP, LAG),
+        "float64",
+        "lag_dot_error / (|g_t| |g_{t-k}|)",
+        per_layer=True,
+    ),
 )
 """What a reader computes from the recorded fields; nothing of it is stored."""
 
@@ -150,7 +209,12 @@ def scalar_field(name: str) -> Field:
 
 
 def recorded_fields(
-    *, track_updates: bool = False, scalars: Sequence[str] = (), all_layer_lags: bool = True
+    *,
+    track_updates: bool = False,
+    scalars: Sequence[str] = (),
+    all_layer_lags: bool = True,
+    errors: bool = False,
+    sketch: bool = False,
 ) -> tuple[Field, ...]:
     """All fields that a run records, global and per layer, in file order.
 
@@ -159,11 +223,15 @@ def recorded_fields(
         scalars: names of the scalars given by the trainer.
         all_layer_lags: False where only some lags are kept per layer; ``layer_lag_dot`` then has the dimension
             ``layer_lag`` in the place of ``lag``.
+        errors: whether the history is one of sketches, whose standard errors are recorded.
+        sketch: whether a small sketch of each gradient is.
 
     Raises:
         ValueError: a scalar bears the name of a field or dimension, or is no Python identifier.
     """
     measured = GRADIENT_FIELDS + (UPDATE_FIELDS if track_updates else ())
+    if errors:
+        measured += ERROR_FIELDS + (UPDATE_ERROR_FIELDS if track_updates else ())
     lag_dim = LAG if all_layer_lags else LAYER_LAG
     layered = tuple(f.layered(lag_dim=lag_dim) for f in measured if f.per_layer)
     taken = reserved_names()
@@ -171,7 +239,8 @@ def recorded_fields(
         if not name.isidentifier() or name.startswith("_") or name in taken:
             what = "a name that the trace itself uses" if name in taken else "no public Python identifier"
             raise ValueError(f"scalar {name!r}: expected a public Python identifier that is free, got {what}")
-    return ROW_FIELDS + tuple(scalar_field(n) for n in scalars) + measured + layered
+    whole = (SKETCH_FIELD,) if sketch else ()
+    return ROW_FIELDS + tuple(scalar_field(n) for n in scalars) + measured + layered + whole
 
 
 READER_NAMES = frozenset(
@@ -182,6 +251,7 @@ READER_NAMES = frozenset(
 
 def reserved_names() -> frozenset[str]:
     """Every name that a scalar may not take: fields, derived fields, layer twins, dimensions, a reader's own names."""
-    fields = ROW_FIELDS + GRADIENT_FIELDS + UPDATE_FIELDS + DERIVED_FIELDS
+    measured = GRADIENT_FIELDS + UPDATE_FIELDS + ERROR_FIELDS + UPDATE_ERROR_FIELDS
+    fields = (*ROW_FIELDS, *measured, *DERIVED_FIELDS, SKETCH_FIELD)
     names = {f.name for f in fields} | {LAYER_PREFIX + f.name for f in fields if f.per_layer}
-    return frozenset(names | {STEP, LAYER, LAG, LAYER_LAG} | READER_NAMES)
+    return frozenset(names | {STEP, LAYER, LAG, LAYER_LAG, BUCKET} | READER_NAMES)

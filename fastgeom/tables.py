@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ChunkTable:
-    """A list of tensors cut into chunks of at most 64 Ki elements; arrays of shape (chunk,)."""
+    """A list of tensors cut into chunks; arrays of shape (chunk,)."""
 
     tensor: Ints
     start: Ints
@@ -38,14 +38,14 @@ class ChunkTable:
         return ChunkTable(self.tensor[chunks], self.start[chunks], self.length[chunks])
 
 
-def chunk_table(numels: Sequence[int] | Ints) -> ChunkTable:
-    """Cut tensors of these sizes into chunks, in order; an empty tensor gets none."""
+def chunk_table(numels: Sequence[int] | Ints, elements: int = CHUNK_ELEMENTS) -> ChunkTable:
+    """Cut tensors of these sizes into chunks of at most ``elements``, in order; an empty tensor gets none."""
     sizes = np.asarray(numels, np.int64)
-    counts = -(-sizes // CHUNK_ELEMENTS)
+    counts = -(-sizes // elements)
     tensor = np.repeat(np.arange(len(sizes)), counts)
     first = np.cumsum(counts) - counts
-    start = (np.arange(len(tensor)) - first[tensor]) * CHUNK_ELEMENTS
-    return ChunkTable(tensor, start, np.minimum(CHUNK_ELEMENTS, sizes[tensor] - start))
+    start = (np.arange(len(tensor)) - first[tensor]) * elements
+    return ChunkTable(tensor, start, np.minimum(elements, sizes[tensor] - start))
 
 
 @dataclass(frozen=True)
@@ -125,3 +125,13 @@ def check_measurable(tensor: Tensor, what: str) -> None:
     if tensor.dtype not in DTYPES:
         expected = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
         raise TypeError(f"{what}: expected dtype {expected}, got {str(tensor.dtype).removeprefix('torch.')}")
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured on the current stream: Python runs now, and not when it is replayed."""
+    return can_capture(device) and torch.cuda.is_current_stream_capturing()
+
+
+def can_capture(device: torch.device) -> bool:
+    """Whether work on this device can be captured in a CUDA graph."""
+    return device.type == "cuda"

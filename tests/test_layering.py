@@ -44,11 +44,15 @@ ROOMS = {
     "fastgeom.layout": Room(1, packages("numpy", "torch"), rooms=rooms("tables")),
     "fastgeom.reference": Room(1, packages("torch")),
     "fastgeom.schema": Room(1, packages("numpy")),
+    "fastgeom.sketching": Room(1, packages("numpy", "torch")),
     "fastgeom.engines": Room(2, packages("llvmlite", "numba", "numpy", "torch"), range(0, 2)),
     "fastgeom.trace": Room(2, packages("h5py", "numpy"), rooms=rooms("schema"), optional=packages("xarray")),
     "fastgeom.ops": Room(3, packages("numpy", "torch"), range(1, 3)),
-    "fastgeom.history": Room(3, packages("numpy", "torch"), range(1, 3)),
-    "fastgeom.egress": Room(3, packages("numpy", "torch"), range(1, 3)),
+    "fastgeom.sketched": Room(3, packages("numpy", "torch"), range(1, 3)),
+    "fastgeom.history": Room(3, packages("torch"), range(1, 3), rooms("sketched")),
+    "fastgeom.transfer": Room(3, packages("numpy", "torch")),
+    "fastgeom.replay": Room(3, packages("numpy", "torch"), range(1, 2), rooms("transfer")),
+    "fastgeom.egress": Room(3, packages("numpy", "torch"), range(1, 3), rooms("transfer", "replay")),
     "fastgeom.schedules": Room(4, packages(), range(1, 4), rooms("arguments")),
     "fastgeom.arguments": Room(4, packages("torch"), range(1, 4)),
     "fastgeom.statistics": Room(4, packages("torch"), range(1, 4)),
@@ -63,11 +67,12 @@ ROOMS = {
 # The file border. Rows reach the file through egress, which may use what writes it, but not the package itself, which
 # reads; no one else left of the file may use either.
 LEFT_OF_EGRESS = rooms(
-    "tables", "layout", "engines", "ops", "history", "schedules", "arguments", "statistics", "provenance", "probe"
-)
-LEFT_OF_THE_FILE = LEFT_OF_EGRESS | rooms("reference", "egress")
+    "tables", "layout", "sketching", "engines", "ops", "history", "sketched", "schedules", "arguments", "statistics",
+    "provenance", "probe",
+)  # fmt: skip
+LEFT_OF_THE_FILE = LEFT_OF_EGRESS | rooms("reference", "transfer", "replay", "egress")
 WITHOUT_TORCH = rooms("schema", "trace", "analysis", "figures")
-TRACE_WRITER = rooms("trace.errors", "trace.lock", "trace.provenance", "trace.writer")
+TRACE_WRITER = rooms("trace.errors", "trace.file", "trace.lock", "trace.provenance", "trace.writer")
 
 # The host border. `cpu*` reads CPU memory, which is no copy.
 CPU_ENGINE = "fastgeom.engines.cpu"

@@ -431,7 +431,7 @@ BAD_ARGUMENTS = {
     "window true": (lambda m: dict(target=m, window=True), "window: expected an integer"),
     "history": (lambda m: dict(target=m, history="exact"), r"history: expected None or fastgeom.Exact"),
     "groups": (lambda m: dict(target=m, groups="module"), r"groups: expected 'layer', 'parameter', 'global'"),
-    "backend": (lambda m: dict(target=m, backend="tpu"), r"backend: expected None or one of 'cpu', got 'tpu'"),
+    "backend": (lambda m: dict(target=m, backend="tpu"), r"backend: expected None or one of 'cpu', 'triton', got 'tpu'"),
     "lag": (lambda m: dict(target=m, window=4, record_lags=[5]), r"record_lags: .* from 1 to window = 4, got \[5\]"),
     "lag twice": (lambda m: dict(target=m, record_lags=[1, 1]), "record_lags: expected different lags"),
     "fractional lag": (lambda m: dict(target=m, record_lags=[1.5]), r"record_lags: expected an integer .* got 1\.5"),

@@ -18,8 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastgeom.engines import cpu_loops
-from fastgeom.tables import DTYPES, AddressTable, ChunkTable, Ints, Segments
+from fastgeom.engines import cpu_gram, cpu_loops, cpu_sketch
+from fastgeom.engines.cpu_deferred import CpuDeferredWindow
+from fastgeom.engines.cpu_sketcher import CpuSketcher
+from fastgeom.engines.cpu_window import CpuWindow
+from fastgeom.engines.window import ListMoments, NormMoments, UpdateMoments
+from fastgeom.layout import Layout
+from fastgeom.sketching import SketchPlan
+from fastgeom.tables import DTYPES, AddressTable, ChunkTable, Ints, Segments, chunk_table, segments
 
 _MEMORY_TYPE = {
     torch.float32: np.float32,
@@ -53,20 +59,11 @@ class WindowMoments:
     nonfinite: Tensor
 
 
-@dataclass(frozen=True)
-class UpdateMoments:
-    """Sums of the update, shaped as in `WindowMoments`: sum x^2, sum u^2, sum g_t u_t, sum g_{t+1} u_t."""
-
-    param_sq: Tensor
-    update_sq: Tensor
-    grad_dot_update: Tensor
-    next_grad_dot_update: Tensor
-
-
 class CpuEngine:
     """Statistics of lists of tensors in CPU memory. Stateless; costs are those of memory bandwidth."""
 
     name = "cpu"
+    rows_alike = True
 
     def zeros(self, rows: int, n_elements: int, dtype: torch.dtype) -> Tensor:
         """Memory of shape (rows, n_elements), zeroed; in huge pages where the system has them.
@@ -79,9 +76,37 @@ class CpuEngine:
         memory = np.zeros(rows * n_elements * dtype.itemsize, np.uint8)
         return torch.from_numpy(memory).view(dtype).view(rows, n_elements)
 
-    def scalar(self, value: Tensor) -> float:
-        """The value of a 0-d or 1-element tensor in CPU memory."""
-        return float(value)
+    def window(
+        self, layout: Layout, window: int, *, dtype: torch.dtype | None = None, defer: int = 1,
+        track_updates: bool = False,
+    ) -> CpuWindow | CpuDeferredWindow:  # fmt: skip
+        """The last ``window`` gradients of a layout; see `CpuWindow` and `CpuDeferredWindow`."""
+        if defer > 1:
+            return CpuDeferredWindow(layout, self, window, defer=defer, track_updates=track_updates)
+        return CpuWindow(layout, self, window, dtype=dtype, track_updates=track_updates)
+
+    def sketcher(self, layout: Layout, plan: SketchPlan, *, track_updates: bool = False) -> CpuSketcher:
+        """What makes the sketches of a layout's gradients; see `CpuSketcher`."""
+        del track_updates  # the memory is taken when the first parameters come
+        return CpuSketcher(layout, self, plan)
+
+    def list_moments(self, numels: Ints, tensors: AddressTable, rows: Sequence[AddressTable] = ()) -> ListMoments:
+        """One read of a list of tensors against rows of others, all rows with the same dtypes.
+
+        Args:
+            numels: (tensor,) number of elements of each.
+            tensors: where they lie.
+            rows: what to take dots with.
+        """
+        chunks = chunk_table(numels)
+        found = self.window_moments(chunks, segments(np.zeros(len(chunks), np.int64), 1), tensors, rows=rows)
+        return ListMoments(
+            found.dots[-1], found.grad_sq[-1], found.grad_norm[-1], found.absmax[-1], found.nonfinite[-1]
+        )
+
+    def scale(self, tensors: Sequence[Tensor], factor: Tensor) -> None:
+        """Multiply tensors in place by a 0-d tensor."""
+        torch._foreach_mul_(list(tensors), factor)
 
     def window_moments(
         self,
@@ -165,6 +190,53 @@ class CpuEngine:
                 *kinds, np.empty(0, compute), compute(scale), known, sums,
             )  # fmt: skip
         return UpdateMoments(*torch.from_numpy(_by_layer(np.add, sums, layers)).unbind(1))
+
+    def gram_moments(
+        self, chunks: ChunkTable, layers: Segments, rows: Sequence[AddressTable], new: Sequence[int],
+        before: Sequence[int],
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Dots of new rows of a ring with all of its rows, in one read of them.
+
+        Args:
+            chunks, layers: as in `window_moments`.
+            rows: the ring, of one dtype for each tensor.
+            new, before: indices of the new rows, and of the row before each.
+
+        Returns:
+            (layer + 1, new, row) dots, and (layer + 1, new, 2): sum (row - before)^2, sum (row + before)^2.
+        """
+        addresses = np.stack([row.address for row in rows])
+        sums = np.zeros((len(chunks), len(new), len(rows) + 2))
+        for part, kinds in _bundles(chunks, rows[0]):
+            _deal(
+                cpu_gram.gram, part, chunks.length[part] * len(rows),
+                chunks.tensor, chunks.start, chunks.length, addresses,
+                np.array(new, np.int64), np.array(before, np.int64), *kinds, sums,
+            )  # fmt: skip
+        totals = torch.from_numpy(_by_layer(np.add, sums, layers))
+        return totals[..., : len(rows)], totals[..., len(rows) :]
+
+    def sketch_moments(
+        self, plan: SketchPlan, gradient: AddressTable, out: Tensor, *, scale: float = 1.0
+    ) -> NormMoments:
+        """The sketch of a gradient, in ``out``, and its exact moments by layer; see `cpu_sketch.sketch_moments`."""
+        sums, absmax, bad = cpu_sketch.sketch_moments(plan, gradient, out, scale=scale, deal=_deal)
+        layers = cpu_sketch.sketch_tasks(plan)[2]
+        grad_sq = _by_layer(np.add, sums, layers)[:, 0]
+        return NormMoments(
+            torch.from_numpy(grad_sq),
+            torch.from_numpy(np.sqrt(grad_sq)),
+            torch.from_numpy(_by_layer(np.maximum, absmax, layers)),
+            torch.from_numpy(_by_layer(np.add, bad, layers)),
+        )
+
+    def update_sketch(
+        self, plan: SketchPlan, parameter: AddressTable, snapshot: AddressTable, out: Tensor, *,
+        gradient: AddressTable, scale: float = 1.0,
+    ) -> Tensor:  # fmt: skip
+        """The sketch of the update, in ``out``, and (layer + 1, 3) sums; see `cpu_sketch.update_sketch`."""
+        sums = cpu_sketch.update_sketch(plan, parameter, snapshot, out, gradient=gradient, scale=scale, deal=_deal)
+        return torch.from_numpy(_by_layer(np.add, sums, cpu_sketch.sketch_tasks(plan)[2]))
 
 
 def _bundles(chunks: ChunkTable, *tables: AddressTable) -> Iterator[tuple[Ints, tuple[NDArray[np.generic], ...]]]:

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from h5py import h5f, h5o, h5p
 
-from fastgeom.schema import LAG, LAYER, LAYER_LAG, SCHEMA_VERSION, STEP
+from fastgeom.schema import BUCKET, LAG, LAYER, LAYER_LAG, SCHEMA_VERSION, STEP
 from fastgeom.trace.errors import HDF5_ERRORS, TraceDamagedError, TraceFormatError
 from fastgeom.trace.file import CHECKSUM, CONFIGURATION, DIMENSIONS, FORMAT, LAYOUT_BYTES, names_checksum
 from fastgeom.trace.lock import is_being_written
@@ -98,7 +98,7 @@ def contents(path: Path, expected: FileIdentity) -> Contents:
             attributes = {name: _python_value(value) for name, value in file.attrs.items()}
             if CONFIGURATION in attributes:
                 attributes[CONFIGURATION] = json.loads(attributes[CONFIGURATION])
-            recorded = [name for name in file if name not in (LAG, LAYER, LAYER_LAG)]
+            recorded = [name for name in file if name not in (LAG, LAYER, LAYER_LAG, BUCKET)]
             dims = {name: tuple(file[name].attrs[DIMENSIONS].decode().split()) for name in recorded}
             lags = file[LAG][:] if LAG in file else np.empty(0, np.int64)
             layer_lags = file[LAYER_LAG][:] if LAYER_LAG in file else lags

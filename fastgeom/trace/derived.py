@@ -52,7 +52,11 @@ def rows_apart(step: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     return i, j[i]
 
 
-INPUTS = {"grad_norm": ("grad_sq",), "lag_cosine": ("lag_dot", "grad_sq")}
+INPUTS = {
+    "grad_norm": ("grad_sq",),
+    "lag_cosine": ("lag_dot", "grad_sq"),
+    "lag_cosine_error": ("lag_dot_error", "grad_sq"),
+}
 """The recorded fields that each derived field is computed from."""
 
 
@@ -60,4 +64,5 @@ def derive(name: str, inputs: Mapping[str, np.ndarray], step: np.ndarray) -> np.
     """The derived field ``name`` from its inputs by name: all of them global, of all layers, or of one layer."""
     if name == "grad_norm":
         return grad_norm(inputs["grad_sq"])
-    return lag_cosine(inputs["lag_dot"], inputs["grad_sq"], step)
+    dots, grad_sq = (inputs[i] for i in INPUTS[name])
+    return lag_cosine(dots, grad_sq, step)

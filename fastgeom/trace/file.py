@@ -30,6 +30,7 @@ Coordinates = Mapping[str, np.ndarray | Sequence[str]]
 _COORDINATE_NAMES = {
     "lag": "lag: optimiser steps between the two gradients",
     "layer": "layer: group of parameters measured together",
+    "bucket": "bucket of the sketch",
     "layer_lag": "lag recorded per layer: optimiser steps between the two gradients",
 }
 

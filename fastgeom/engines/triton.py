@@ -1,0 +1,150 @@
+"""The Triton engine: each tensor is read once, where it lies, by one launch for thousands of them.
+
+Nothing waits: addresses move to the device out of pinned memory, results stay there. On CPU tensors it runs through
+Triton's interpreter, which is for tests alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgeom.engines.triton_deferred import TritonDeferredWindow
+from fastgeom.engines.triton_tables import FLOAT64, to_device, unit_addresses
+from fastgeom.engines.triton_window import TritonWindow
+from fastgeom.engines.window import ListMoments
+from fastgeom.kernels.dots import DOT_ELEMENTS, launch_dots
+from fastgeom.kernels.finish import SEGMENT_ROWS, launch_reduce
+from fastgeom.kernels.norm import NORM_ELEMENTS, launch_norm
+from fastgeom.kernels.scale import launch_scale
+from fastgeom.layout import Layout
+from fastgeom.tables import DTYPES, AddressTable, Ints, chunk_table
+
+_TABLES_KEPT = 16
+_ABSMAX = 1
+
+
+class _Part(NamedTuple):
+    """The units of a list whose tensors are float64, or of those that are not."""
+
+    wide: bool
+    table: Tensor
+    rows: Tensor | None
+
+    @property
+    def n_units(self) -> int:
+        return self.table.shape[1]
+
+
+class TritonEngine:
+    """Statistics of lists of tensors on one device.
+
+    Args:
+        device: where they lie.
+    """
+
+    name = "triton"
+    rows_alike = False
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._tables: dict[tuple[bytes, ...], list[_Part]] = {}
+
+    def zeros(self, rows: int, n_elements: int, dtype: torch.dtype) -> Tensor:
+        """Memory of shape (rows, n_elements), zeroed."""
+        return torch.zeros(rows, n_elements, dtype=dtype, device=self.device)
+
+    def current(self) -> AbstractContextManager[object]:
+        """Makes the engine's device the current one, where launches go."""
+        if self.device.type == "cpu":
+            return nullcontext()
+        context: AbstractContextManager[object] = torch.get_device_module(self.device).device(self.device)
+        return context
+
+    def window(
+        self, layout: Layout, window: int, *, dtype: torch.dtype | None = None, defer: int = 1,
+        track_updates: bool = False,
+    ) -> TritonWindow:  # fmt: skip
+        """The last ``window`` gradients of a layout; see `TritonWindow` and `TritonDeferredWindow`."""
+        if defer > 1:
+            return TritonDeferredWindow(layout, self, window, defer=defer, track_updates=track_updates)
+        return TritonWindow(layout, self, window, dtype=dtype, track_updates=track_updates)
+
+    def list_moments(self, numels: Ints, tensors: AddressTable, rows: Sequence[AddressTable] = ()) -> ListMoments:
+        """One read of a list of tensors, against rows of others.
+
+        Args:
+            numels: (tensor,) number of elements of each.
+            tensors: where they lie.
+            rows: what to take dots with. With rows there is neither ``absmax`` nor ``nonfinite``.
+        """
+        parts = self._parts(numels, tensors, rows, DOT_ELEMENTS if rows else NORM_ELEMENTS)
+        n_columns = len(rows) + 1 if rows else 3
+        partials = torch.empty(sum(p.n_units for p in parts), n_columns, dtype=torch.float64, device=self.device)
+        with self.current():
+            for part, out in zip(parts, torch.split(partials, [p.n_units for p in parts]), strict=True):
+                if part.rows is None:
+                    launch_norm(part.table, part.n_units, out, wide=part.wide)
+                else:
+                    launch_dots(part.table, part.rows, part.n_units, len(rows), out, wide=part.wide)
+            totals = self._total(partials, -1 if rows else _ABSMAX)
+        if rows:
+            grad_sq = totals[-1]
+            return ListMoments(totals[:-1], grad_sq, grad_sq.sqrt(), None, None)
+        return ListMoments(totals[:0], totals[0], totals[0].sqrt(), totals[1], totals[2].long())
+
+    def scale(self, tensors: Sequence[Tensor], factor: Tensor) -> None:
+        """Multiply tensors in place by a 0-d tensor, which stays on the device; they fill memory without gaps."""
+        numels = np.array([t.numel() for t in tensors], np.int64)
+        table = AddressTable(
+            np.array([t.data_ptr() for t in tensors], np.int64),
+            np.array([DTYPES.index(t.dtype) for t in tensors], np.int8),
+        )
+        with self.current():
+            for part in self._parts(numels, table, (), NORM_ELEMENTS):
+                launch_scale(part.table, part.n_units, factor.double(), wide=part.wide)
+
+    def _total(self, partials: Tensor, max_column: int) -> Tensor:
+        """All rows in one, in a fixed order."""
+        while True:
+            n_rows = len(partials)
+            first = np.arange(0, max(n_rows, 1), SEGMENT_ROWS)
+            spans = np.stack([first, np.minimum(first + SEGMENT_ROWS, n_rows), np.arange(len(first))])
+            reduced = partials.new_empty(len(first), partials.shape[1])
+            launch_reduce(partials, to_device(spans, self.device), reduced, max_column=max_column)
+            if len(first) == 1:
+                return reduced[0]
+            partials = reduced
+
+    def _parts(self, numels: Ints, tensors: AddressTable, rows: Sequence[AddressTable], elements: int) -> list[_Part]:
+        """The tables of a list on the device, kept for the next call with the same addresses."""
+        lists = (tensors, *rows)
+        key = (
+            numels.tobytes(),
+            elements.to_bytes(4),
+            *(a for t in lists for a in (t.address.tobytes(), t.code.tobytes())),
+        )
+        if key not in self._tables:
+            while len(self._tables) >= _TABLES_KEPT:
+                del self._tables[next(iter(self._tables))]
+            self._tables[key] = self._make_parts(numels, lists, elements)
+        return self._tables[key]
+
+    def _make_parts(self, numels: Ints, lists: Sequence[AddressTable], elements: int) -> list[_Part]:
+        units = chunk_table(numels, elements)
+        wide = np.any([t.code == FLOAT64 for t in lists], axis=0)[units.tensor]
+        parts = []
+        for is_wide in (False, True):
+            chosen = np.flatnonzero(wide == is_wide)
+            if len(chosen):
+                some = units[chosen]
+                places = [np.stack(unit_addresses(some, t, elements)) for t in lists]
+                table = np.concatenate([places[0], some.length[None]])
+                rows = to_device(np.stack(places[1:]), self.device) if places[1:] else None
+                parts.append(_Part(is_wide, to_device(table, self.device), rows))
+        return parts

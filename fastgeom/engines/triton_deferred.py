@@ -1,0 +1,147 @@
+"""The Triton engine's deferred window: gradients are stored as they come, their lags are taken B steps at a time.
+
+Every step has a slot of the ring, a skipped one too, so that the host knows which step is where without asking; a
+skipped step is marked on the device and no lag reaches it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgeom.engines.triton_tables import Rows, spans, to_device
+from fastgeom.engines.triton_window import TritonWindow, reciprocal
+from fastgeom.engines.window import LateLags, WindowStatistics, check_deferrable
+from fastgeom.kernels.finish import (
+    FINISHED_SUMS,
+    NEVER,
+    launch_gram_finish,
+    launch_reduce,
+    launch_window_finish,
+)
+from fastgeom.kernels.gram import GRAM_ELEMENTS, MAX_SLOTS, launch_gram, max_block
+from fastgeom.kernels.window import launch_window, window_columns
+from fastgeom.layout import Layout
+from fastgeom.tables import DTYPES, AddressTable, Ints, chunk_table
+
+if TYPE_CHECKING:
+    from fastgeom.engines.triton import TritonEngine
+
+
+class TritonDeferredWindow(TritonWindow):
+    """The last gradients, and the lags of ``defer`` of them at a time; see `Window`.
+
+    Memory: (window + defer) × gradient bytes, and what `TritonWindow` takes besides.
+
+    Args:
+        layout, engine, window, track_updates: as for `TritonWindow`.
+        defer: B, how many steps share a pass.
+
+    Raises:
+        ValueError: window + defer rows are more than one pass can take.
+    """
+
+    def __init__(
+        self, layout: Layout, engine: TritonEngine, window: int, *, defer: int, track_updates: bool = False
+    ) -> None:
+        if window + defer > MAX_SLOTS:
+            raise ValueError(
+                f"history defer: expected window + defer of at most {MAX_SLOTS} on a GPU, got {window} + {defer}"
+            )
+        super().__init__(layout, engine, window, track_updates=track_updates, slots=window + defer)
+        self._defer = defer
+        self._slot_known = torch.full((window + defer,), NEVER, dtype=torch.int64, device=engine.device)
+        self._pending: list[int] = []
+
+    def measure(
+        self, gradient: AddressTable, step: int, *, store: bool = True, found_inf: Tensor | None = None,
+        grad_scale: Tensor | None = None, past: Tensor | None = None,
+    ) -> WindowStatistics:  # fmt: skip
+        """See `Window.measure`."""
+        del gradient
+        assert store and past is None, "only sketches, which are not deferred, ask for these"
+        advance, n_layers, n_columns = step - self._last_step, len(self._layout.layers) + 1, window_columns(0)
+        skip = None if found_inf is None else found_inf.reshape(()).float()
+        out = torch.empty(n_layers, len(FINISHED_SUMS), dtype=torch.float64, device=self._engine.device)
+        nonfinite = torch.empty(n_layers, dtype=torch.int64, device=self._engine.device)
+        with self._engine.current():
+            for launch in self._launches:
+                launch_window(
+                    launch.table, launch.n_units, launch.ring, 0, self._slots, self._state,
+                    self._partial(launch, n_columns), small=launch.small, wide=launch.wide, previous=False,
+                    scale=reciprocal(grad_scale),
+                )  # fmt: skip
+            totals = self._reduce(n_columns, max_column=n_columns - 5)
+            launch_window_finish(
+                totals, self._state, self._slot_step, self._slot_norm, out, nonfinite, window=0, advance=advance,
+                skip=skip, slot_known=self._slot_known,
+            )  # fmt: skip
+        self._last_step = step
+        self._pending.append(step)
+        late = self.finish() if len(self._pending) == self._defer else ()
+        grad_sq, grad_norm, absmax, _, _ = out.unbind(1)
+        return WindowStatistics(grad_sq, grad_norm, absmax, nonfinite, None, None, None, None, late=late)
+
+    def finish(self) -> tuple[LateLags, ...]:
+        """The lags of all steps since the last pass."""
+        block = len(self._pending)
+        if not block:
+            return ()
+        n_layers, n_columns, device = len(self._layout.layers) + 1, self._slots + 2, self._engine.device
+        with self._engine.current():
+            for ring, table, partials in self._gram_launches:
+                used = partials.view(-1)[: table.shape[1] * block * n_columns].view(-1, block, n_columns)
+                launch_gram(table, table.shape[1], ring, self._slots, block, self._state, used)
+            width = block * n_columns
+            segments = self._gram_segments.view(-1)[: self._n_gram_segments * width].view(-1, width)
+            for found, (_, table, partials) in zip(self._gram_spans, self._gram_launches, strict=True):
+                rows = partials.view(-1)[: table.shape[1] * block * n_columns].view(-1, block * n_columns)
+                launch_reduce(rows, found, segments)
+            totals = segments.new_empty(n_layers, block * n_columns)
+            launch_reduce(segments, self._gram_layer_spans, totals)
+            out = torch.full((block, n_layers, 2 + 2 * self._window), torch.nan, dtype=torch.float64, device=device)
+            launch_gram_finish(
+                totals.view(n_layers, block, n_columns), self._state, self._slot_step, self._slot_known,
+                self._slot_norm, out, window=self._window,
+            )  # fmt: skip
+        late = []
+        for age, step in enumerate(reversed(self._pending)):
+            diff_sq, sum_sq = out[age, :, :2].unbind(1)
+            lag_dot, lag_cosine = torch.split(out[age, :, 2:], self._window, dim=1)
+            late.append(LateLags(step, lag_dot, lag_cosine, diff_sq, sum_sq))
+        self._pending.clear()
+        return tuple(reversed(late))
+
+    def _known_steps(self) -> Tensor:
+        return self._slot_known
+
+    def _allocate(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
+        check_deferrable(self._layout.names, gradient)
+        for code in np.unique(gradient.code):
+            if self._defer > max_block(DTYPES[code].itemsize):
+                raise ValueError(
+                    f"history defer: expected at most {max_block(DTYPES[code].itemsize)} for {DTYPES[code]} gradients "
+                    f"on a GPU, got {self._defer}"
+                )
+        self._rings: list[tuple[Tensor, Ints, Ints]] = []
+        super()._allocate(gradient, parameter)
+        self._gram_launches: list[tuple[Tensor, Tensor, Tensor]] = []
+        runs, device, n_columns = [], self._engine.device, self._defer * (self._slots + 2)
+        for ring, layer, padded in self._rings:
+            present, first = np.unique(layer, return_index=True)
+            cut = chunk_table(np.add.reduceat(padded, first), GRAM_ELEMENTS)
+            begin = (np.cumsum(padded) - padded)[first]
+            table = np.stack([begin[cut.tensor] + cut.start, cut.length])
+            partials = torch.zeros(len(cut), n_columns, dtype=torch.float64, device=device)
+            self._gram_launches.append((ring, to_device(table, device), partials))
+            runs.append([Rows(0, 1, present[cut.tensor])])
+        found, by_layer = spans(runs, len(self._layout.layers))
+        self._gram_spans = [to_device(s, device) for s in found]
+        self._gram_layer_spans, self._n_gram_segments = to_device(by_layer, device), int(by_layer[1, -1])
+        self._gram_segments = torch.zeros(self._n_gram_segments, n_columns, dtype=torch.float64, device=device)
+
+    def _remember_ring(self, ring: Tensor, layer: Ints, padded: Ints) -> None:
+        self._rings.append((ring, layer, padded))

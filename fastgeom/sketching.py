@@ -1,0 +1,356 @@
+r"""The count sketch: which element goes to which bucket, with which sign, and how far estimates may be off.
+
+A sketch maps the n elements of a group of tensors to m buckets, :math:`s_k = \sum_{a \to k} \sigma_a x_a` with signs
+:math:`\sigma_a = \pm 1`. It is linear, and dot products of sketches estimate those of the gradients without bias.
+
+**Buckets.** Every tensor is cut into blocks of m elements and begins a new block; the blocks of a group are counted
+b = 0, 1, ... through its tensors in order. With b = 8 i + c, the element at position p of block b goes to bucket
+p XOR H_b. H_b is random but for its low three bits, which are q_b = c XOR r_i with three random bits r_i: all eight
+values of q occur once in each eight blocks. So a block never meets itself, eight neighbours stay neighbours, and eight
+blocks in a row put no position twice into one bucket, whatever the width of the matrices.
+
+**Signs.** One random word holds those of 8 buckets × 4 blocks: the blocks of one q for four consecutive i. Every
+(bucket >> 3, i >> 2, q) has a word of its own. Bit 4 (i & 3) + (p >> 1 & 3) + 16 (p & 1) is the sign of position p:
+shifted left it lies on both signs of a pair of packed 16-bit floats.
+
+**Random** is `mix32` of a counter XOR the group's seed. Words of signs count (i >> 2) m + q m / 8 + (bucket >> 3), H_b
+has b above its low three bits, and r_i is bits 3 (i & 3) to 3 (i & 3) + 2 of the word of i >> 2.
+
+A group of no more elements than buckets is *exact*: its sketch is its elements, tensor after tensor, then zeros.
+
+Source: Charikar, Chen, Farach-Colton, "Finding frequent items in data streams", 2002, with blocks for their elements.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Ints = NDArray[np.int64]
+Words = NDArray[np.uint32]
+
+MIN_BUCKETS = 128
+"""Fewest buckets of a group that is not exact."""
+MIN_EXACT = 32
+"""Fewest elements of an exact group, padding included: every group begins at a multiple of 128 bytes."""
+MAX_SIZE = 1 << 31
+
+_FEWEST_QUADS = 4
+"""Fewer are not worth a program of their own."""
+
+FLIP_STREAM, ORDER_STREAM = 0x9E3779B9, 0x85EBCA6B
+"""What the counters of H_b and of r_i are XORed with, so that no two uses share a word; signs have 0."""
+
+
+def mix32(words: Words | int) -> Words:
+    """A random-looking word for each word, one to one.
+
+    Source: lowbias32 of C. Wellons's hash-prospector.
+
+    >>> [hex(word) for word in mix32(np.arange(3, dtype=np.uint32))]
+    ['0x0', '0x688990c0', '0xd1132181']
+    """
+    x = np.atleast_1d(np.asarray(words, np.uint32))  # an array wraps around in silence, a scalar warns
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
+@dataclass(frozen=True, eq=False)
+class SketchPlan:
+    """How many buckets each group has, and where; fixed by the sizes of the tensors.
+
+    Every group gets a power of two of buckets. They start from few, and the group with the most elements a bucket
+    doubles its own for as long as ``size`` allows; a group that has a bucket for every element is exact and stops.
+
+    Args:
+        numels: (tensor,) number of elements.
+        groups: (tensor,) index of each tensor's group.
+        n_groups: number of groups.
+        size: float32 numbers that all sketches may take together.
+        seed: chooses the signs and buckets; sketches can be compared only where it is the same.
+
+    Attributes:
+        sizes: (group,) buckets m.
+        exact: (group,) whether it keeps every element instead.
+        offsets: (group,) where its buckets begin in a sketch.
+        total: length of a sketch, at most ``size``.
+        seeds: (group,) the group's own seed.
+        inverse_sizes: (group,) 1 / m, and 0 where exact: what variances are proportional to.
+        blocks: (group,) number of blocks; 0 where exact.
+        tensors: (tensor,) the tensors gathered by group; the attributes below are in this order.
+        first_tensor: (group + 1,) where each group begins in ``tensors``.
+        first_block, end_block: (tensor,) of its group's blocks, those of the tensor.
+        places: (tensor,) where its elements begin in a sketch if its group is exact.
+
+    Raises:
+        ValueError: ``size`` is too small for this many groups, or too large; a seed that is no 32-bit number.
+
+    >>> plan = SketchPlan([1000, 40, 3000], [0, 1, 0], n_groups=2, size=600)
+    >>> plan.sizes, plan.exact, plan.total
+    (array([512,  64]), array([False,  True]), 576)
+    """
+
+    numels: Sequence[int] | Ints
+    groups: Sequence[int] | Ints
+    n_groups: int
+    size: int
+    seed: int = 0
+    sizes: Ints = field(init=False, repr=False)
+    exact: NDArray[np.bool_] = field(init=False, repr=False)
+    offsets: Ints = field(init=False, repr=False)
+    total: int = field(init=False)
+    seeds: Words = field(init=False, repr=False)
+    inverse_sizes: NDArray[np.float64] = field(init=False, repr=False)
+    blocks: Ints = field(init=False, repr=False)
+    tensors: Ints = field(init=False, repr=False)
+    first_tensor: Ints = field(init=False, repr=False)
+    first_block: Ints = field(init=False, repr=False)
+    end_block: Ints = field(init=False, repr=False)
+    places: Ints = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 32:
+            raise ValueError(f"seed: expected 0 <= seed < 2^32, got {self.seed}")
+        numels, groups = np.asarray(self.numels, np.int64), np.asarray(self.groups, np.int64)
+        elements = np.bincount(groups, numels, self.n_groups).astype(np.int64)
+        sizes = _share(elements, self.size)
+        exact = elements <= sizes
+        offsets = np.cumsum(sizes) - sizes
+        tensors = np.argsort(groups, kind="stable")
+        first_tensor = np.searchsorted(groups[tensors], np.arange(self.n_groups + 1))
+        group = groups[tensors]
+        counts = np.where(exact[group], 0, -(-numels[tensors] // sizes[group]))
+        first_block = _sums_before(counts, group, first_tensor)
+        derived = {
+            "sizes": sizes,
+            "exact": exact,
+            "offsets": offsets,
+            "total": int(sizes.sum()),
+            "seeds": mix32(mix32(self.seed) ^ np.arange(self.n_groups, dtype=np.uint32)),
+            "inverse_sizes": np.where(exact, 0.0, 1.0 / sizes),
+            "blocks": np.bincount(group, counts, self.n_groups).astype(np.int64),
+            "tensors": tensors,
+            "first_tensor": first_tensor,
+            "first_block": first_block,
+            "end_block": first_block + counts,
+            "places": offsets[group] + _sums_before(numels[tensors], group, first_tensor),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    def tiles(self, *widths: int) -> Tiles:
+        """The buckets of all groups that are not exact cut into tiles, of the largest of ``widths`` that fits.
+
+        Args:
+            widths: powers of two in falling order; the last is at most `MIN_BUCKETS`.
+        """
+        hashed = np.flatnonzero(~self.exact)
+        m = self.sizes[hashed]
+        width = np.select([m >= w for w in widths], widths) if len(hashed) else m
+        group = np.repeat(hashed, m // width)
+        width = np.repeat(width, m // width)
+        before = np.cumsum(self.sizes * ~self.exact) - self.sizes * ~self.exact
+        return Tiles(group, np.cumsum(width) - width - before[group], width)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Runs of buckets of one group, each owned by whoever computes it; arrays of shape (tile,).
+
+    Attributes:
+        group: whose buckets.
+        bucket: the first one, counted from the group's first.
+        width: how many; ``bucket`` is a multiple of it.
+    """
+
+    group: Ints
+    bucket: Ints
+    width: Ints
+
+
+@dataclass(frozen=True)
+class SketchPrograms:
+    """The tables of ``fastgeom.kernels.sketch``, all int64, which do not change from step to step.
+
+    Attributes:
+        programs: for each width of tile (9, n).
+        copies: (4, n), of the exact groups.
+        sums: (4, n), what is added up afterwards.
+        tensors: (3, tensor), the tensors in the order of ``plan.tensors``.
+        groups: for each of ``programs`` and then for ``copies``, (n,) the group that each measures; not falling.
+        scratch: float32 numbers of memory that they need.
+    """
+
+    programs: tuple[Ints, ...]
+    copies: Ints
+    sums: Ints
+    tensors: Ints
+    groups: tuple[Ints, ...]
+    scratch: int
+
+
+def sketch_programs(plan: SketchPlan, widths: Sequence[int], n_programs: int, copy: int, add: int) -> SketchPrograms:
+    """Deal the quads of every tile to programs, and cut exact groups into units.
+
+    Args:
+        plan: what is computed.
+        widths: of tiles, in falling order.
+        n_programs: about how many to make, unless there are more tiles than that, or less work.
+        copy: elements of a unit of an exact group.
+        add: buckets of a unit that is added up; a divisor of every width.
+    """
+    tiles = plan.tiles(*widths)
+    rounds = -(-plan.blocks // 32)
+    quads = 8 * rounds[tiles.group]
+    target = max(_FEWEST_QUADS, int(quads.sum()) / n_programs)
+    group_runs = np.maximum(1, 8 * rounds // target).astype(np.int64)
+    scratch_sizes = np.where((group_runs > 1) & ~plan.exact, group_runs * plan.sizes, 0)
+    scratch = np.cumsum(scratch_sizes) - scratch_sizes
+
+    runs = group_runs[tiles.group]
+    tile = np.repeat(np.arange(len(runs)), runs)
+    run = np.arange(len(tile)) - np.repeat(np.cumsum(runs) - runs, runs)
+    g, bucket, width = tiles.group[tile], tiles.bucket[tile], tiles.width[tile]
+    first_quad, end_quad = run * quads[tile] // runs[tile], (run + 1) * quads[tile] // runs[tile]
+    first_block = 32 * (first_quad % np.maximum(rounds[g], 1))
+    alone = runs[tile] == 1
+    target = np.where(alone, plan.offsets[g] + bucket, -1 - (scratch[g] + run * plan.sizes[g] + bucket))
+    begins = [
+        plan.first_tensor[k]
+        + np.searchsorted(plan.end_block[plan.first_tensor[k] : plan.first_tensor[k + 1]], b, "right")
+        for k, b in zip(g, first_block, strict=True)
+    ]
+    table = np.stack([
+        bucket, plan.sizes[g], plan.blocks[g], plan.seeds[g].astype(np.int64), first_quad, end_quad,
+        np.array(begins, np.int64), plan.first_tensor[g], target,
+    ])  # fmt: skip
+    copies, copied = _copies(plan, copy)
+    shared = np.flatnonzero(scratch_sizes)
+    unit_group = np.repeat(shared, plan.sizes[shared] // add)
+    unit = np.concatenate([np.zeros(0, np.int64), *(np.arange(0, plan.sizes[k], add) for k in shared)])
+    sums = np.stack([
+        plan.offsets[unit_group] + unit, scratch[unit_group] + unit, group_runs[unit_group], plan.sizes[unit_group],
+    ])  # fmt: skip
+    numels = np.asarray(plan.numels, np.int64)[plan.tensors]
+    return SketchPrograms(
+        tuple(table[:, width == w] for w in widths),
+        copies,
+        sums,
+        np.stack([plan.end_block, plan.first_block, numels]),
+        (*(g[width == w] for w in widths), copied),
+        int(scratch_sizes.sum()),
+    )
+
+
+def _copies(plan: SketchPlan, copy: int) -> tuple[Ints, Ints]:
+    """Units of exact groups: (4, n) place, first element, length and target; and the group of each."""
+    rows, groups = [np.zeros((4, 0), np.int64)], []
+    numels = np.asarray(plan.numels, np.int64)[plan.tensors]
+    for g in np.flatnonzero(plan.exact):
+        members = np.arange(plan.first_tensor[g], plan.first_tensor[g + 1])
+        end = plan.offsets[g] + plan.sizes[g]
+        padding = end - numels[members].sum() - plan.offsets[g]
+        places, lengths = np.append(members, -1), np.append(numels[members], padding)
+        targets = np.append(plan.places[members], end - padding)
+        for place, length, target in zip(places, lengths, targets, strict=True):
+            start = np.arange(0, length, copy)
+            rows.append(np.stack([np.full_like(start, place), start, np.minimum(copy, length - start), target + start]))
+            groups += [g] * len(start)
+    return np.concatenate(rows, axis=1), np.array(groups, np.int64)
+
+
+def _sums_before(values: Ints, group: Ints, first: Ints) -> Ints:
+    """For each value, the sum of those of its group that come before it."""
+    before: Ints = np.concatenate([[0], np.cumsum(values)])
+    return before[:-1] - before[first[group]]
+
+
+def _share(elements: Ints, size: int) -> Ints:
+    """Share ``size`` among groups of so many elements each."""
+    whole = [max(MIN_EXACT, 1 << int(n - 1).bit_length() if n else 1) for n in elements]
+    shares = [min(MIN_BUCKETS, n) for n in whole]
+    left = size - sum(shares)
+    if left < 0:
+        raise ValueError(f"size: expected at least {sum(shares)} for {len(shares)} groups, got {size}")
+    if size > MAX_SIZE:
+        raise ValueError(f"size: expected at most 2^31, got {size}")
+    crowded = [(-n / m, g) for g, (n, m) in enumerate(zip(map(int, elements), shares, strict=True)) if n > m]
+    heapq.heapify(crowded)
+    while crowded:
+        load, g = heapq.heappop(crowded)
+        if shares[g] <= left:
+            left -= shares[g]
+            shares[g] *= 2
+            if elements[g] > shares[g]:
+                heapq.heappush(crowded, (load / 2, g))
+    return np.array(shares, np.int64)
+
+
+def cosine_variance(cosine: Tensor, inverse_sizes: Tensor) -> Tensor:
+    r"""Variance of the cosine of two sketches of a group, divided by the sketches' own norms.
+
+    .. math:: (1 - \rho^2)^2 / m
+
+    Normalised so, errors of dot product and norms cancel: vectors along one line have a cosine without error.
+
+    Args:
+        cosine: (..., group).
+        inverse_sizes: (group,) of the plan, on the same device.
+    """
+    return (1 - cosine.square()).square() * inverse_sizes
+
+
+def dot_variance(x_sq: Tensor, y_sq: Tensor, dot: Tensor, inverse_sizes: Tensor) -> Tensor:
+    r"""Variance of the dot product of two sketches of a group.
+
+    .. math:: (\|x\|^2 \|y\|^2 + \langle x, y\rangle^2) / m
+
+    Args:
+        x_sq, y_sq, dot: (..., group); for independent groups the variances of sums are the sums of variances.
+        inverse_sizes: (group,).
+    """
+    return (x_sq * y_sq + dot.square()) * inverse_sizes
+
+
+def overall_cosine_variance(x_sq: Tensor, y_sq: Tensor, dot: Tensor, inverse_sizes: Tensor) -> Tensor:
+    r"""Variance of the cosine over all groups, where sums over groups of sketches' dot products are divided.
+
+    To first order in the errors, with a_g and b_g for the squared norms of a group and d_g for the dot product, all
+    divided by the overall norms, and :math:`\rho = \sum_g d_g`:
+
+    .. math:: \sum_g \bigl(a_g b_g + d_g^2 - 2 \rho d_g (a_g + b_g)
+        + \tfrac12 \rho^2 (a_g^2 + b_g^2 + 2 d_g^2)\bigr) / m_g
+
+    which is `cosine_variance` for one group.
+
+    Args:
+        x_sq, y_sq, dot: (..., group).
+        inverse_sizes: (group,).
+
+    Returns:
+        (...,).
+    """
+    norms_sq = x_sq.sum(-1, keepdim=True), y_sq.sum(-1, keepdim=True)
+    a, b = x_sq / norms_sq[0], y_sq / norms_sq[1]
+    d = dot / (norms_sq[0] * norms_sq[1]).sqrt()
+    rho = d.sum(-1, keepdim=True)
+    each = a * b + d.square() - 2 * rho * d * (a + b) + rho.square() / 2 * (a.square() + b.square() + 2 * d.square())
+    return (each * inverse_sizes).sum(-1)
+
+
+def difference_sq_error(inverse_sizes: Tensor) -> Tensor:
+    r"""Relative standard error of the squared norm of a sketch, and so of a difference of sketches.
+
+    .. math:: \sqrt{2 / m}
+
+    Args:
+        inverse_sizes: (group,).
+    """
+    return torch.sqrt(2 * inverse_sizes)

@@ -1,0 +1,93 @@
+"""Values on their way from the device to the host, without either waiting for the other.
+
+This is the one place where a measurement leaves the device: into pinned memory, with an event behind the copy. The
+event is asked, not waited for. Values in CPU memory are copied at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Value = Tensor | float | int
+HostValue = NDArray[np.generic] | float | int
+
+_SPARSE = 4
+"""A storage is copied whole unless that is this many times more than what is asked of it."""
+
+
+class Transfer:
+    """One set of values, by name.
+
+    Args:
+        values: tensors on one device, and numbers, which pass as they are.
+    """
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._host: dict[str, HostValue | Tensor] = {}
+        self._event: torch.Event | None = None
+        on_device: dict[str, Tensor] = {}
+        for name, value in values.items():
+            if not isinstance(value, Tensor):
+                self._host[name] = value
+            elif value.device.type == "cpu":
+                self._host[name] = value.detach().clone()
+            else:
+                on_device[name] = value.detach()
+        if on_device:
+            self._host |= _to_pinned(on_device)
+            self._event = torch.Event(next(iter(on_device.values())).device)
+            self._event.record()
+
+    def ready(self) -> bool:
+        """Whether the values have arrived."""
+        return self._event is None or bool(self._event.query())
+
+    def wait(self) -> None:
+        """Wait until they have."""
+        if self._event is not None:
+            self._event.synchronize()
+
+    def take(self) -> dict[str, HostValue]:
+        """The values as numpy arrays and numbers, once they are `ready`."""
+        return {name: _number_or_array(value) for name, value in self._host.items()}
+
+
+def _to_pinned(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Start the copies: one for each storage that several values are views of."""
+    asked: dict[tuple[int, torch.dtype], int] = {}
+    for value in values.values():
+        key = value.untyped_storage().data_ptr(), value.dtype
+        asked[key] = asked.get(key, 0) + value.numel() * value.element_size()
+    copied: dict[tuple[int, torch.dtype], Tensor] = {}
+    arriving = {}
+    for name, value in values.items():
+        storage = value.untyped_storage()
+        key = storage.data_ptr(), value.dtype
+        if storage.nbytes() > _SPARSE * asked[key]:
+            arriving[name] = _copy(value)
+            continue
+        if key not in copied:
+            whole = torch.empty(0, dtype=value.dtype, device=value.device).set_(storage)
+            copied[key] = _copy(whole)
+        arriving[name] = copied[key].as_strided(value.shape, value.stride(), value.storage_offset())
+    return arriving
+
+
+def _copy(value: Tensor) -> Tensor:
+    pinned = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+    return pinned.copy_(value, non_blocking=True)
+
+
+def _number_or_array(value: HostValue | Tensor) -> HostValue:
+    if not isinstance(value, Tensor):
+        return value
+    if value.ndim:
+        array: NDArray[np.generic] = value.numpy() if value.dtype is not torch.bfloat16 else value.float().numpy()
+        return array
+    number: float | int = value.item()
+    return number

@@ -1,0 +1,617 @@
+"""The count sketch of groups of tensors, or of their updates, and exact moments from the same read.
+
+    sketch_k  =  sum over the elements of bucket k of  sign × x         which and with what sign: ``fastgeom.sketching``
+    moments   =  sum x^2,  max |x| over what is not NaN,  number of inf and NaN
+
+and of an update u = x - snapshot: the sketch of u;  sum x^2,  sum u^2,  sum g u;  then snapshot <- x.
+
+A *program* owns a tile of buckets of one group and a run of *quads*: the four blocks b that share q and i >> 2, and so
+one word of signs for each eight buckets. Quads are numbered q × rounds + (i >> 2). Its sums stay in registers, so there
+are no atomics and one order of adding. Where several programs share a tile, each leaves its sums in ``scratch``, and a
+second launch adds them up.
+
+Element p of a block goes to bucket p XOR H XOR q. Above the low three bits, H says which piece of the block belongs to
+the tile, and permutes its groups of eight: both are done in the address. q permutes the eight: sums are kept as if it
+were 0, and change places between registers whenever it changes.
+
+Scratch: at most 4 bytes × 1024 × `SKETCH_PROGRAMS` = 4.3 MB with the runs of ``fastgeom.sketching.sketch_programs``,
+whatever the model and the size of the sketch; none from 2^20 buckets on.
+"""
+
+import triton
+import triton.language as tl
+
+from fastgeom.kernels.loads import (
+    ABSENT,
+    BFLOAT16,
+    DTYPE_NAMES,
+    FLOAT16,
+    FLOAT32,
+    FLOAT64,
+    SHORT,
+    compute_type,
+    count_nonfinite,
+    element_type,
+    item_bytes,
+    load_tile,
+    store_tile,
+    unpack,
+)
+
+SKETCH_TILES = (1024, 256, 128)
+"""Buckets of a tile: the largest that fits into a group's."""
+SKETCH_PROGRAMS = 1056
+"""Among how many programs work is shared: 8 for each of 132 multiprocessors, all of which run at once."""
+SKETCH_COPY = 1024
+"""Elements of an exact group that one program copies."""
+SKETCH_SUM = 128
+"""Buckets that one program of the second launch adds up."""
+
+_WARPS = {1024: 2, 256: 1, 128: 1}
+_MAX_REGISTERS = 128
+_ORDER_STREAM, _FLIP_STREAM = tl.constexpr(0x85EBCA6B), tl.constexpr(0x9E3779B9)
+_SIGN, _BOTH_SIGNS = tl.constexpr(-(1 << 31)), tl.constexpr(-0x7FFF8000)
+_ALL_FLOAT32, _ALL_BFLOAT16, _ALL_FLOAT16, _NOTHING = (tl.constexpr(kinds) for kinds in (1, 4, 8, 15))
+"""As what dtypes the blocks of a quad may be read: bit 1 << code. A block without elements for the tile as any."""
+
+
+def sketch_bytes(n_elements, gradient_bytes=4):
+    """Bytes read: every element once."""
+    return n_elements * gradient_bytes
+
+
+def sketch_update_bytes(n_elements, gradient_bytes=4, parameter_bytes=4):
+    """Bytes moved: gradient, parameter and snapshot read, the snapshot written."""
+    return n_elements * (gradient_bytes + 3 * parameter_bytes)
+
+
+@triton.jit(do_not_specialize=["n_programs", "n_tensors"])
+def _sketch_kernel(
+    program_ptr, tensor_ptr, where_ptr, scale_ptr, out_ptr, scratch_ptr, partial_ptr, n_programs, n_tensors,
+    TILE: tl.constexpr, CODE: tl.constexpr, WIDE: tl.constexpr, UPDATE: tl.constexpr, SCALED: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0).to(tl.int64)
+    stride, tensors = tl.cast(n_programs, tl.int64), tl.cast(n_tensors, tl.int64)
+    column_ptr = program_ptr + program
+    bucket, buckets = tl.load(column_ptr).to(tl.int32), tl.load(column_ptr + stride).to(tl.int32)
+    blocks, seed = tl.load(column_ptr + 2 * stride).to(tl.int32), tl.load(column_ptr + 3 * stride).to(tl.uint32)
+    first_quad, end_quad = tl.load(column_ptr + 4 * stride).to(tl.int32), tl.load(column_ptr + 5 * stride).to(tl.int32)
+    place, first_place = tl.load(column_ptr + 6 * stride).to(tl.int32), tl.load(column_ptr + 7 * stride).to(tl.int32)
+    target = tl.load(column_ptr + 8 * stride)
+    where = (tensor_ptr, where_ptr, tensors)
+    tile = (bucket, buckets, blocks, seed)
+
+    GROUPS: tl.constexpr = TILE // 8
+    group = tl.arange(0, GROUPS)
+    low, high = tl.zeros([GROUPS, 4], tl.float32), tl.zeros([GROUPS, 4], tl.float32)
+    none = tl.zeros([GROUPS], tl.float64)
+    moments = (none, none, none, tl.zeros([GROUPS, 4], compute_type(WIDE)))
+    rounds = (blocks + 31) // 32
+    for q in range(first_quad // rounds, (end_quad + rounds - 1) // rounds):
+        tensor = _tensor(place, where)
+        first_round = tl.maximum(first_quad - q * rounds, 0)
+        for j in range(first_round, tl.minimum(end_quad - q * rounds, rounds)):
+            round_ = tl.cast(j, tl.uint32)
+            order = _mix32(round_ ^ seed ^ _ORDER_STREAM)
+            word = round_ * buckets.to(tl.uint32) + (q * (buckets >> 3) + (bucket >> 3)).to(tl.uint32)
+            signs = _mix32((word + group.to(tl.uint32)) ^ seed)
+            if UPDATE or WIDE:
+                low, high, moments, tensor = _add_any(
+                    low, high, moments, tensor, where, tile, j, q, order, signs, WIDE, UPDATE
+                )
+            else:
+                low, high, moments, tensor = _add_quad(
+                    low, high, moments, tensor, where, tile, j, q, order, signs, CODE
+                )
+        low, high = _exchange(low, high, tl.cast(q ^ (q + 1), tl.int32))
+        place = first_place
+    low, high = _exchange(low, high, (end_quad + rounds - 1) // rounds)
+
+    total, largest = tl.sum(moments[0]), tl.max(moments[3]).to(tl.float64)
+    scale = tl.full((), 1, tl.float64)
+    if SCALED:
+        scale = tl.load(scale_ptr)
+    if UPDATE:
+        _store_moments(partial_ptr + 3 * program, total, tl.sum(moments[1]), _scaled(tl.sum(moments[2]), scale, SCALED))
+    else:
+        low, high = _scaled(low, scale, SCALED), _scaled(high, scale, SCALED)
+        bad = 0
+        if not total < float("inf"):
+            bad = _count_nonfinite(where, tile, first_quad, end_quad, first_place, GROUPS, WIDE)
+        _store_moments(
+            partial_ptr + 3 * program, _scaled(_scaled(total, scale, SCALED), scale, SCALED),
+            _scaled(largest, tl.abs(scale), SCALED), bad.to(tl.float64),
+        )  # fmt: skip
+    address = tl.where(target >= 0, out_ptr.to(tl.int64) + 4 * target, scratch_ptr.to(tl.int64) - 4 * (target + 1))
+    sketch_ptr = tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 16)
+    pairs = tl.join(low, high).reshape([GROUPS, 8])
+    tl.store(sketch_ptr + group[:, None] * 8 + tl.arange(0, 8)[None, :], pairs)
+
+
+@triton.jit
+def _mix32(x):
+    """A random word for each uint32."""
+    x = (x ^ (x >> 16)) * 0x7FEB352D
+    x = (x ^ (x >> 15)) * 0x846CA68B
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def _scaled(x, scale, SCALED: tl.constexpr):
+    """``x`` times the scale, but zero where it is zero, even if the scale is not finite."""
+    if SCALED:
+        x = tl.where(x == 0, x, x * scale.to(x.dtype))
+    return x
+
+
+@triton.jit
+def _store_moments(pointer, first, second, third):
+    tl.store(pointer, first)
+    tl.store(pointer + 1, second)
+    tl.store(pointer + 2, third)
+
+
+@triton.jit
+def _exchange(low, high, mask):
+    """Sums whose elements k = 2 × word + half become those of elements k XOR mask."""
+    GROUPS: tl.constexpr = low.shape[0]
+    half, near, far = (mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0
+    low, high = tl.where(half, high, low), tl.where(half, low, high)
+    return _exchange_words(low, near, far, GROUPS), _exchange_words(high, near, far, GROUPS)
+
+
+@triton.jit
+def _exchange_words(x, near, far, GROUPS: tl.constexpr):
+    first, second = tl.split(x.reshape([GROUPS, 2, 2]))
+    x = tl.join(tl.where(near, second, first), tl.where(near, first, second))
+    first, second = tl.split(x.permute(0, 2, 1))
+    x = tl.join(tl.where(far, second, first), tl.where(far, first, second))
+    return x.permute(0, 2, 1).reshape([GROUPS, 4])
+
+
+@triton.jit
+def _tensor(place, where):
+    """What is kept of a tensor: place, end and first of its blocks, number of elements, address and code."""
+    tensor_ptr, where_ptr, tensors = where
+    end, first = tl.load(tensor_ptr + place).to(tl.int32), tl.load(tensor_ptr + tensors + place).to(tl.int32)
+    numel = tl.load(tensor_ptr + 2 * tensors + place)
+    return place, end, first, numel, tl.load(where_ptr + place), tl.load(where_ptr + tensors + place).to(tl.int32)
+
+
+@triton.jit
+def _advance(b, tensor, where):
+    """The tensor that block b lies in; it is ``tensor`` or a later one."""
+    if b >= tensor[1]:
+        place = tensor[0]
+        while b >= tl.load(where[0] + place):
+            place += 1
+        tensor = _tensor(place, where)
+    return tensor
+
+
+@triton.jit
+def _block(j, t, q, order):
+    """The number of the block of a quad whose i is 4 j + t."""
+    return 32 * j + 8 * t + (q ^ (order >> (3 * t)).to(tl.int32) & 7)
+
+
+@triton.jit
+def _piece(b, tensor, tile, TILE: tl.constexpr):
+    """The piece of block b that belongs to a tile: its first element, elements left, and what permutes its groups."""
+    bucket, buckets, _, seed = tile
+    flip = _mix32(b.to(tl.uint32) ^ seed ^ _FLIP_STREAM).to(tl.int32) & (buckets - 8)
+    begin = (b - tensor[2]).to(tl.int64) * buckets + (bucket ^ (flip & -TILE))
+    return begin, tl.where(tensor[5] < ABSENT, tensor[3] - begin, 0), flip & (TILE - 8)
+
+
+@triton.jit
+def _add_quad(low, high, moments, tensor, where, tile, j, q, order, signs, CODE: tl.constexpr):
+    """Add the four blocks of a quad: all at once where they are whole, aligned and of one dtype."""
+    GROUPS: tl.constexpr = low.shape[0]
+    TILE: tl.constexpr = 8 * GROUPS
+    start = tensor
+    kinds = _NOTHING
+    addresses, begins, flips, there = (), (), (), ()
+    for t in tl.static_range(4):
+        b = _block(j, t, q, order)
+        known = b < tile[2]
+        if known & (b >= tensor[1]):  # a loop would be in the way of loads
+            tensor = _tensor(tensor[0] + 1, where)
+        begin, left, flip = _piece(b, tensor, tile, TILE)
+        present = known & (left > 0)
+        whole = (left >= TILE) & (tensor[5] < SHORT)
+        kind = tl.where(present, tl.where(whole, 1 << tensor[5], 0), _NOTHING)
+        kinds = kinds & tl.where(known & (b >= tensor[1]), 0, kind)
+        addresses += (tensor[4],)
+        begins += (begin,)
+        flips += (flip,)
+        there += (present,)
+    if CODE >= 0:
+        low, high, moments = _add_whole(low, high, moments, addresses, begins, flips, there, signs, CODE)
+    elif kinds == _ALL_BFLOAT16:
+        low, high, moments = _add_whole(low, high, moments, addresses, begins, flips, there, signs, BFLOAT16)
+    elif kinds == _ALL_FLOAT16:
+        low, high, moments = _add_whole(low, high, moments, addresses, begins, flips, there, signs, FLOAT16)
+    elif kinds == _ALL_FLOAT32:
+        low, high, moments = _add_whole(low, high, moments, addresses, begins, flips, there, signs, FLOAT32)
+    elif kinds == 0:
+        low, high, moments, tensor = _add_any(low, high, moments, start, where, tile, j, q, order, signs, False, False)
+    return low, high, moments, tensor
+
+
+@triton.jit
+def _add_whole(low, high, moments, addresses, begins, flips, there, signs, CODE: tl.constexpr):
+    """Add four pieces, each whole and aligned or not there at all."""
+    GROUPS: tl.constexpr = low.shape[0]
+    words = ()
+    for t in tl.static_range(4):
+        words += (_load_words(addresses[t], begins[t], flips[t], there[t], GROUPS, CODE),)
+    squares = tl.zeros([GROUPS, 4], tl.float32)
+    largest = moments[3]
+    for t in tl.static_range(4):
+        sign = _sign_bits(signs, 4 * t)
+        if item_bytes(CODE) == 2:
+            x_low, x_high = unpack(words[t] ^ (sign & _BOTH_SIGNS), CODE, False)
+            low, high = low + x_low, high + x_high
+        else:
+            x_low, x_high = words[t]
+            low, high = low + _negate(x_low, sign << 16), high + _negate(x_high, sign)
+        squares = tl.fma(x_high, x_high, tl.fma(x_low, x_low, squares))
+        largest = tl.maximum(tl.maximum(largest, tl.abs(x_low)), tl.abs(x_high))
+    return low, high, (moments[0] + tl.sum(squares, axis=1).to(tl.float64), moments[1], moments[2], largest)
+
+
+@triton.jit
+def _sign_bits(signs, first):
+    """[GROUPS, 4] int32: the signs of the words of a block, in bit 31 for the upper halves and 15 for the lower."""
+    return (signs[:, None] << (15 - first - tl.arange(0, 4))[None, :].to(tl.uint32)).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _negate(x, sign):
+    """``x`` with bit 31 of ``sign`` upon its own."""
+    return (x.to(tl.int32, bitcast=True) ^ (sign & _SIGN)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _load_words(address, begin, flip, there, GROUPS: tl.constexpr, CODE: tl.constexpr):
+    """The words of a whole aligned piece: [GROUPS, 4] int32, or the even and the odd elements, float32."""
+    if item_bytes(CODE) == 2:
+        words = _load(_vectors(address, begin, flip, 4, 0, GROUPS, CODE), there)
+    else:
+        first = _load(_vectors(address, begin, flip, 8, 0, GROUPS, CODE), there)
+        second = _load(_vectors(address, begin, flip, 8, 4, GROUPS, CODE), there)
+        low_0, high_0 = tl.split(first.to(tl.float32, bitcast=True).reshape([GROUPS, 2, 2]))
+        low_1, high_1 = tl.split(second.to(tl.float32, bitcast=True).reshape([GROUPS, 2, 2]))
+        words = (
+            tl.join(low_0, low_1).permute(0, 2, 1).reshape([GROUPS, 4]),
+            tl.join(high_0, high_1).permute(0, 2, 1).reshape([GROUPS, 4]),
+        )
+    return words
+
+
+@triton.jit
+def _load(pointers, there):
+    return tl.load(pointers) if there is None else tl.load(pointers, mask=there, other=0)
+
+
+@triton.jit
+def _vectors(address, begin, flip, WORDS: tl.constexpr, FIRST: tl.constexpr, GROUPS: tl.constexpr, CODE: tl.constexpr):
+    """Pointers to four words, 16 bytes, of each group of eight elements, which takes up WORDS."""
+    pointer = (address + begin * item_bytes(CODE)).to(tl.pointer_type(tl.int32))
+    group = (tl.arange(0, GROUPS) * WORDS) ^ (flip * WORDS // 8)
+    pointers = pointer + (FIRST + group[:, None] + tl.arange(0, 4)[None, :])
+    return tl.multiple_of(tl.max_contiguous(pointers, [1, 4]), [16, 16])
+
+
+@triton.jit
+def _add_any(
+    low, high, moments, tensor, where, tile, j, q, order, signs, WIDE: tl.constexpr, UPDATE: tl.constexpr
+):  # fmt: skip
+    """Add the four blocks of a quad one after the other, of any dtypes and however many elements they have."""
+    TILE: tl.constexpr = 8 * low.shape[0]
+    for t in range(4):
+        b = _block(j, t, q, order)
+        if b < tile[2]:
+            tensor = _advance(b, tensor, where)
+            begin, left, flip = _piece(b, tensor, tile, TILE)
+            if left > 0:
+                count = tl.minimum(left, TILE).to(tl.int32)
+                x_low, x_high = _read(tensor[4], tensor[5], begin, count, flip, TILE, WIDE)
+                if UPDATE:
+                    x_low, x_high, moments = _update(
+                        x_low, x_high, moments, tensor, where, begin, count, flip, TILE, WIDE
+                    )
+                else:
+                    squares = tl.sum(x_low * x_low + x_high * x_high, axis=1).to(tl.float64)
+                    largest = tl.maximum(tl.maximum(moments[3], tl.abs(x_low)), tl.abs(x_high))
+                    moments = (moments[0] + squares, moments[1], moments[2], largest)
+                sign = _sign_bits(signs, 4 * t)
+                low += _negate(x_low.to(tl.float32), sign << 16)
+                high += _negate(x_high.to(tl.float32), sign)
+    return low, high, moments, tensor
+
+
+@triton.jit
+def _update(x_low, x_high, moments, tensor, where, begin, count, flip, TILE: tl.constexpr, WIDE: tl.constexpr):
+    """The update of a piece of a parameter, whose snapshot is renewed, and its moments added to the others."""
+    _, where_ptr, tensors = where
+    row_ptr = where_ptr + tensor[0]
+    snapshot, gradient = tl.load(row_ptr + 2 * tensors), tl.load(row_ptr + 3 * tensors)
+    gradient_code = tl.load(row_ptr + 4 * tensors).to(tl.int32)
+    old_low, old_high = _read(snapshot, tensor[5], begin, count, flip, TILE, WIDE)
+    g_low, g_high = _read(gradient, gradient_code, begin, count, flip, TILE, WIDE)
+    u_low, u_high = x_low - old_low, x_high - old_high
+    _write(snapshot, tensor[5], begin, left, flip, x_low, x_high, TILE, WIDE)
+    x_sq = tl.sum(x_low * x_low + x_high * x_high, axis=1).to(tl.float64)
+    u_sq = tl.sum(u_low * u_low + u_high * u_high, axis=1).to(tl.float64)
+    g_dot_u = tl.sum(g_low * u_low + g_high * u_high, axis=1).to(tl.float64)
+    return u_low, u_high, (moments[0] + x_sq, moments[1] + u_sq, moments[2] + g_dot_u, moments[3])
+
+
+@triton.jit
+def _read(address, code, begin, count, flip, TILE: tl.constexpr, WIDE: tl.constexpr):
+    """A piece of any tensor, [GROUPS, 4] its even and its odd elements; zero where there is none."""
+    code = tl.where((count < TILE) & (code < SHORT), code + SHORT, code)
+    if code == FLOAT32:
+        low, high = _read_as(address, begin, count, flip, TILE, FLOAT32, WIDE)
+    elif code == BFLOAT16:
+        low, high = _read_as(address, begin, count, flip, TILE, BFLOAT16, WIDE)
+    elif code == FLOAT16:
+        low, high = _read_as(address, begin, count, flip, TILE, FLOAT16, WIDE)
+    elif code == FLOAT32 + SHORT:
+        low, high = _read_as(address, begin, count, flip, TILE, FLOAT32 + SHORT, WIDE)
+    elif code == BFLOAT16 + SHORT:
+        low, high = _read_as(address, begin, count, flip, TILE, BFLOAT16 + SHORT, WIDE)
+    elif code == FLOAT16 + SHORT:
+        low, high = _read_as(address, begin, count, flip, TILE, FLOAT16 + SHORT, WIDE)
+    elif WIDE and code % 4 == FLOAT64 and code < ABSENT:
+        low, high = _read_as(address, begin, count, flip, TILE, FLOAT64 + SHORT, WIDE)
+    else:
+        low = tl.zeros([TILE // 8, 4], compute_type(WIDE))
+        high = low
+    return low, high
+
+
+@triton.jit
+def _read_as(address, begin, count, flip, TILE: tl.constexpr, CODE: tl.constexpr, WIDE: tl.constexpr):
+    GROUPS: tl.constexpr = TILE // 8
+    if CODE >= SHORT:
+        pointer, element = _elements(address, begin, flip, GROUPS, CODE)
+        low = tl.load(pointer + element, mask=element < count, other=0.0).to(compute_type(WIDE))
+        high = tl.load(pointer + element + 1, mask=element + 1 < count, other=0.0).to(compute_type(WIDE))
+    elif item_bytes(CODE) == 2:
+        low, high = unpack(_load_words(address, begin, flip, None, GROUPS, CODE), CODE, WIDE)
+    else:
+        low, high = _load_words(address, begin, flip, None, GROUPS, CODE)
+        low, high = low.to(compute_type(WIDE)), high.to(compute_type(WIDE))
+    return low, high
+
+
+@triton.jit
+def _elements(address, begin, flip, GROUPS: tl.constexpr, CODE: tl.constexpr):
+    """Pointer to a piece, and where in it the even elements are."""
+    pointer = address.to(tl.pointer_type(element_type(CODE))) + begin
+    return pointer, ((tl.arange(0, GROUPS) * 8) ^ flip)[:, None] + 2 * tl.arange(0, 4)[None, :]
+
+
+@triton.jit
+def _write(address, code, begin, count, flip, low, high, TILE: tl.constexpr, WIDE: tl.constexpr):
+    """Write back what `_read` has returned for these arguments, or would have."""
+    code = tl.where((count < TILE) & (code < SHORT), code + SHORT, code)
+    if code == FLOAT32:
+        _write_as(address, begin, count, flip, low, high, TILE, FLOAT32)
+    elif code == BFLOAT16:
+        _write_as(address, begin, count, flip, low, high, TILE, BFLOAT16)
+    elif code == FLOAT16:
+        _write_as(address, begin, count, flip, low, high, TILE, FLOAT16)
+    elif code == FLOAT32 + SHORT:
+        _write_as(address, begin, count, flip, low, high, TILE, FLOAT32 + SHORT)
+    elif code == BFLOAT16 + SHORT:
+        _write_as(address, begin, count, flip, low, high, TILE, BFLOAT16 + SHORT)
+    elif code == FLOAT16 + SHORT:
+        _write_as(address, begin, count, flip, low, high, TILE, FLOAT16 + SHORT)
+    elif WIDE and code % 4 == FLOAT64 and code < ABSENT:
+        _write_as(address, begin, count, flip, low, high, TILE, FLOAT64 + SHORT)
+
+
+@triton.jit
+def _write_as(address, begin, count, flip, low, high, TILE: tl.constexpr, CODE: tl.constexpr):
+    GROUPS: tl.constexpr = TILE // 8
+    if CODE >= SHORT:
+        pointer, element = _elements(address, begin, flip, GROUPS, CODE)
+        tl.store(pointer + element, low.to(element_type(CODE)), mask=element < count)
+        tl.store(pointer + element + 1, high.to(element_type(CODE)), mask=element + 1 < count)
+    elif item_bytes(CODE) == 2:
+        low_bits = low.to(element_type(CODE)).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
+        high_bits = high.to(element_type(CODE)).to(tl.int16, bitcast=True).to(tl.int32) << 16
+        tl.store(_vectors(address, begin, flip, 4, 0, GROUPS, CODE), low_bits | high_bits)
+    else:
+        low_0, low_1 = tl.split(_bits(low).reshape([GROUPS, 2, 2]).permute(0, 2, 1))
+        high_0, high_1 = tl.split(_bits(high).reshape([GROUPS, 2, 2]).permute(0, 2, 1))
+        tl.store(_vectors(address, begin, flip, 8, 0, GROUPS, CODE), tl.join(low_0, high_0).reshape([GROUPS, 4]))
+        tl.store(_vectors(address, begin, flip, 8, 4, GROUPS, CODE), tl.join(low_1, high_1).reshape([GROUPS, 4]))
+
+
+@triton.jit
+def _bits(x):
+    return x.to(tl.float32).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _count_nonfinite(where, tile, first_quad, end_quad, first_place, GROUPS: tl.constexpr, WIDE: tl.constexpr):
+    """Number of inf and NaN in a run of quads, all of which are read again."""
+    TILE: tl.constexpr = 8 * GROUPS
+    found = tl.zeros([GROUPS, 4], tl.int32)
+    rounds = (tile[2] + 31) // 32
+    for quad in range(first_quad, end_quad):
+        q, j = quad // rounds, quad % rounds
+        order = _mix32(tl.cast(j, tl.uint32) ^ tile[3] ^ _ORDER_STREAM)
+        tensor = _tensor(first_place, where)
+        for t in range(4):
+            b = _block(j, t, q, order)
+            if b < tile[2]:
+                tensor = _advance(b, tensor, where)
+                begin, left, flip = _piece(b, tensor, tile, TILE)
+                count = tl.minimum(tl.maximum(left, 0), TILE).to(tl.int32)
+                low, high = _read(tensor[4], tensor[5], begin, count, flip, TILE, WIDE)
+                found += (tl.abs(low) < float("inf")).to(tl.int32) ^ 1
+                found += (tl.abs(high) < float("inf")).to(tl.int32) ^ 1
+    return tl.sum(found)
+
+
+@triton.jit(do_not_specialize=["n_units", "n_tensors"])
+def _copy_kernel(
+    unit_ptr, where_ptr, scale_ptr, out_ptr, partial_ptr, n_units, n_tensors,
+    UNIT: tl.constexpr, WIDE: tl.constexpr, UPDATE: tl.constexpr, SCALED: tl.constexpr,
+):  # fmt: skip
+    unit = tl.program_id(0).to(tl.int64)
+    stride, tensors = tl.cast(n_units, tl.int64), tl.cast(n_tensors, tl.int64)
+    place, start = tl.load(unit_ptr + unit), tl.load(unit_ptr + stride + unit)
+    length, target = tl.load(unit_ptr + 2 * stride + unit).to(tl.int32), tl.load(unit_ptr + 3 * stride + unit)
+    lanes = tl.arange(0, UNIT)
+    row_ptr = where_ptr + tl.maximum(place, 0)
+    scale = tl.full((), 1, tl.float64)
+    if SCALED:
+        scale = tl.load(scale_ptr)
+    code = _unit_code(place, tl.load(row_ptr + tensors), length, UNIT)
+    x = load_tile(_at(tl.load(row_ptr), start, code), code, 0, lanes, length, -1, WIDE)
+    first = _sum(x * x)
+    if UPDATE:
+        gradient_code = _unit_code(place, tl.load(row_ptr + 4 * tensors), length, UNIT)
+        gradient = _at(tl.load(row_ptr + 3 * tensors), start, gradient_code)
+        snapshot = _at(tl.load(row_ptr + 2 * tensors), start, code)
+        update = x - load_tile(snapshot, code, 0, lanes, length, -1, WIDE)
+        dot = _sum(load_tile(gradient, gradient_code, 0, lanes, length, -1, WIDE) * update)
+        store_tile(snapshot, code, 0, lanes, length, x, -1, WIDE)
+        _store_moments(partial_ptr + 3 * unit, first, _sum(update * update), _scaled(dot, scale, SCALED))
+        x = update
+    else:
+        _store_moments(
+            partial_ptr + 3 * unit, _scaled(_scaled(first, scale, SCALED), scale, SCALED),
+            _scaled(tl.max(tl.where(x == x, tl.abs(x), 0.0)).to(tl.float64), tl.abs(scale), SCALED), count_nonfinite(x).to(tl.float64),
+        )  # fmt: skip
+        x = _scaled(x, scale, SCALED)
+    tl.store(out_ptr + target + lanes, x.to(tl.float32), mask=lanes < length)
+
+
+@triton.jit
+def _sum(x):
+    return tl.sum(x.to(tl.float64))
+
+
+@triton.jit
+def _unit_code(place, code, length, UNIT: tl.constexpr):
+    code = tl.where(place < 0, ABSENT, code.to(tl.int32))
+    return tl.where((length < UNIT) & (code < SHORT), code + SHORT, code)
+
+
+@triton.jit
+def _at(address, start, code):
+    """Byte address of element ``start`` of a tensor."""
+    item = tl.where(code % 4 == FLOAT64, 8, tl.where(code % 4 == FLOAT32, 4, 2))
+    return address + start * item
+
+
+@triton.jit(do_not_specialize=["n_units"])
+def _sum_kernel(unit_ptr, scratch_ptr, out_ptr, n_units, UNIT: tl.constexpr):
+    unit = tl.program_id(0).to(tl.int64)
+    stride = tl.cast(n_units, tl.int64)
+    target, source = tl.load(unit_ptr + unit), tl.load(unit_ptr + stride + unit)
+    runs, buckets = tl.load(unit_ptr + 2 * stride + unit).to(tl.int32), tl.load(unit_ptr + 3 * stride + unit)
+    lanes = tl.arange(0, UNIT)
+    total = tl.zeros([UNIT], tl.float32)
+    pointer = tl.multiple_of(scratch_ptr + source, 16)
+    for _ in range(runs):
+        total += tl.load(pointer + lanes)
+        pointer = tl.multiple_of(pointer + buckets, 16)
+    tl.store(tl.multiple_of(out_ptr + target, 16) + lanes, total)
+
+
+def launch_sketch(
+    programs, copies, sums, tensors, where, out, scratch, partials, *, update=False, wide=False, scale=None
+):
+    """Sketch every group, and measure what is read.
+
+    Args:
+        programs: for each of `SKETCH_TILES`, int64 (9, n): of each program the first bucket of its tile, the buckets
+            and blocks of the group, the group's seed, first quad, end, the tensor in which the first quad's round
+            begins, the group's first tensor, and where its sums go: an index into ``out``, or -1 - index into
+            ``scratch``.
+        copies: int64 (4, n), the exact groups: tensor (-1 for zeros), first element, length, index into ``out``.
+        sums: int64 (4, n), what is added up afterwards: index into ``out``, index into ``scratch`` of the first run,
+            number of runs, distance from one to the next.
+        tensors: int64 (3, tensor), the tensors by group: end and first of their blocks, number of elements.
+        where: int64 (2, tensor) or, for updates, (5, tensor): address and code of the tensors themselves (parameters);
+            address of the snapshots; address and code of the gradients. Codes are those of `loads`, without regard to
+            length: 0..3 where the tensor, and its snapshot, begin at a multiple of 16 bytes.
+        out: float32 (plan.total,), at a multiple of 16 bytes; all of it is written.
+        scratch: float32, of the length that goes with the tables.
+        partials: float64 (rows, 3): a row for each program, one table after the other, then for each copy: sum x^2,
+            max |x|, number of inf and NaN; or sum x^2, sum u^2, sum g u.
+        update: sketch the update, and renew the snapshot.
+        wide: read float64 too, and compute moments in float64.
+        scale: float64 (), what the gradient is multiplied by.
+    """
+    n_tensors, row = where.shape[1], 0
+    options = {"WIDE": wide, "UPDATE": update, "SCALED": scale is not None}
+    for tile, table in zip(SKETCH_TILES, programs, strict=True):
+        n_programs = table.shape[1]
+        if n_programs > 0:
+            _sketch_kernel[(n_programs,)](
+                table, tensors, where, scale, out, scratch, partials[row:], n_programs, n_tensors,
+                TILE=tile, CODE=-1, **options, num_warps=_WARPS[tile],
+            )  # fmt: skip
+        row += n_programs
+    if copies.shape[1] > 0:
+        _copy_kernel[(copies.shape[1],)](
+            copies, where, scale, out, partials[row:], copies.shape[1], n_tensors,
+            UNIT=SKETCH_COPY, **options, num_warps=4,
+        )  # fmt: skip
+    if sums.shape[1] > 0:
+        _sum_kernel[(sums.shape[1],)](sums, scratch, out, sums.shape[1], UNIT=SKETCH_SUM, num_warps=1)
+
+
+def sketch_variants():
+    """What is compiled ahead of time: the kernels that run, and for each dtype the path of whole quads alone."""
+    pointers = {"where_ptr": "*i64", "scale_ptr": "*fp64", "out_ptr": "*fp32"}
+    signature = {
+        "program_ptr": "*i64", "tensor_ptr": "*i64", **pointers, "scratch_ptr": "*fp32", "partial_ptr": "*fp64",
+        "n_programs": "i32", "n_tensors": "i32",
+    }  # fmt: skip
+    copy_signature = {
+        "unit_ptr": "*i64", **pointers, "partial_ptr": "*fp64", "n_units": "i32", "n_tensors": "i32",
+    }  # fmt: skip
+    common = {"divisible_by_16": ["out_ptr", "scratch_ptr"], "options": {}, "elements": 1, "min_vector_bytes": 0,
+              "max_instructions_per_element": None, "loop": False}  # fmt: skip
+    counted = [
+        common | {
+            "name": f"sketch-{DTYPE_NAMES[code]}", "kernel": _sketch_kernel, "signature": signature, "num_warps": 2,
+            "constexprs": {"TILE": 1024, "CODE": code, "WIDE": False, "UPDATE": False, "SCALED": False},
+            "elements": 4 * 1024, "min_vector_bytes": 16, "loop": True,
+            "max_instructions_per_element": 9 if code == 2 else None,
+        }
+        for code in (0, 2, 3)
+    ]  # fmt: skip
+    run = [
+        common | {
+            "name": f"sketch-{tile}{'-update' * update}{'-wide' * wide}", "kernel": _sketch_kernel,
+            "signature": signature, "num_warps": _WARPS[tile],
+            "constexprs": {"TILE": tile, "CODE": -1, "WIDE": wide, "UPDATE": update, "SCALED": True},
+        }
+        for tile in SKETCH_TILES
+        for update, wide in ((False, False), (True, False), (False, True), (True, True))
+    ]  # fmt: skip
+    copies = [
+        common | {
+            "name": f"sketch-copy{'-update' * update}{'-wide' * wide}", "kernel": _copy_kernel,
+            "signature": copy_signature, "num_warps": 4, "divisible_by_16": ["out_ptr"],
+            "constexprs": {"UNIT": SKETCH_COPY, "WIDE": wide, "UPDATE": update, "SCALED": True},
+        }
+        for update, wide in ((False, False), (True, True))
+    ]  # fmt: skip
+    add = common | {
+        "name": "sketch-sum", "kernel": _sum_kernel, "num_warps": 1, "constexprs": {"UNIT": SKETCH_SUM},
+        "signature": {"unit_ptr": "*i64", "scratch_ptr": "*fp32", "out_ptr": "*fp32", "n_units": "i32"},
+    }  # fmt: skip
+    return [*counted, *run, *copies, add]
