@@ -43,7 +43,7 @@ def run_attributes(
         "configuration": json.dumps(configuration),
         "device": str(layout.device),
         "torch_version": str(torch.__version__),
-        "numba_version": importlib.metadata.version("numba"),
+        "numba_version": _version("numba"),
         "triton_version": _version("triton"),
         "n_threads": torch.get_num_threads(),
     }

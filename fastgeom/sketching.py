@@ -39,7 +39,7 @@ MIN_BUCKETS = 128
 """Fewest buckets of a group that is not exact."""
 MIN_EXACT = 32
 """Fewest elements of an exact group, padding included: every group begins at a multiple of 128 bytes."""
-MAX_SIZE = 1 << 31
+MAX_SIZE = 1 << 30
 
 _FEWEST_QUADS = 4
 """Fewer are not worth a program of their own."""
@@ -183,7 +183,7 @@ class SketchPrograms:
         programs: for each width of tile (9, n).
         copies: (4, n), of the exact groups.
         sums: (4, n), what is added up afterwards.
-        tensors: (3, tensor), the tensors in the order of ``plan.tensors``.
+        tensors: (tensor, 3), in the order of ``plan.tensors``.
         groups: for each of ``programs`` and then for ``copies``, (n,) the group that each measures; not falling.
         scratch: float32 numbers of memory that they need.
     """
@@ -238,12 +238,14 @@ def sketch_programs(plan: SketchPlan, widths: Sequence[int], n_programs: int, co
     sums = np.stack([
         plan.offsets[unit_group] + unit, scratch[unit_group] + unit, group_runs[unit_group], plan.sizes[unit_group],
     ])  # fmt: skip
-    numels = np.asarray(plan.numels, np.int64)[plan.tensors]
+    owner = np.repeat(np.arange(plan.n_groups), np.diff(plan.first_tensor))
+    whole = np.maximum(plan.end_block - plan.first_block - 1, 0) * plan.sizes[owner]
+    tail = np.asarray(plan.numels, np.int64)[plan.tensors] - whole
     return SketchPrograms(
         tuple(table[:, width == w] for w in widths),
         copies,
         sums,
-        np.stack([plan.end_block, plan.first_block, numels]),
+        np.stack([plan.end_block, plan.first_block, tail], axis=1),
         (*(g[width == w] for w in widths), copied),
         int(scratch_sizes.sum()),
     )
@@ -280,7 +282,7 @@ def _share(elements: Ints, size: int) -> Ints:
     if left < 0:
         raise ValueError(f"size: expected at least {sum(shares)} for {len(shares)} groups, got {size}")
     if size > MAX_SIZE:
-        raise ValueError(f"size: expected at most 2^31, got {size}")
+        raise ValueError(f"size: expected at most 2^30, got {size}")
     crowded = [(-n / m, g) for g, (n, m) in enumerate(zip(map(int, elements), shares, strict=True)) if n > m]
     heapq.heapify(crowded)
     while crowded:

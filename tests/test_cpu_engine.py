@@ -11,8 +11,8 @@ from numba import njit
 from torch import Tensor
 
 from fastgeom import reference
-from fastgeom.engines import UpdateMoments, WindowMoments, cpu_loops
-from fastgeom.engines.cpu import _SERIAL_ELEMENTS, CpuEngine
+from fastgeom.engines import UpdateMoments, cpu_loops
+from fastgeom.engines.cpu import _SERIAL_ELEMENTS, CpuEngine, WindowMoments
 from fastgeom.engines.cpu_loops import BLOCK, _narrow, _widen
 from fastgeom.engines.cpu_window import CpuWindow, ParameterSnapshot
 from fastgeom.layout import Layout, TensorReader

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import fastgeom
-from fastgeom import egress, transfer
-from fastgeom.egress import _WAITING_ROWS
+from fastgeom import egress, rows, transfer
 from fastgeom.replay import ReplayRows
+from fastgeom.rows import WAITING_ROWS
 from fastgeom.schema import Field
 from fastgeom.transfer import Transfer
 
@@ -78,7 +78,8 @@ class Slow(Transfer):
 
 @pytest.fixture
 def slow(monkeypatch):
-    monkeypatch.setattr(egress, "Transfer", Slow)
+    for module in (egress, rows):
+        monkeypatch.setattr(module, "Transfer", Slow)
     Slow.arrived = Slow.made = 0
     return Slow
 
@@ -92,7 +93,7 @@ def test_rows_are_looked_at_when_the_next_one_comes_and_leave_in_order(tmp_path,
     steps_of(probe, weight, [5])
     assert [row.step for row in probe._egress._waiting] == [3, 4, 5]
     probe.drain()
-    assert not probe._egress._waiting
+    assert len(probe._egress._waiting) == 0
     probe.close()
     trace = fastgeom.open_trace(tmp_path / "run.h5")
     assert trace.step.tolist() == trace.loss.tolist() == [0, 1, 2, 3, 4, 5]
@@ -102,10 +103,10 @@ def test_rows_are_looked_at_when_the_next_one_comes_and_leave_in_order(tmp_path,
 def test_a_device_that_does_not_follow_costs_rows_that_are_counted_and_never_time(tmp_path, slow):
     weight = torch.nn.Parameter(torch.zeros(3))
     with fastgeom.Probe([("w", weight)], window=2, trace=tmp_path / "run.h5") as probe:
-        steps_of(probe, weight, range(_WAITING_ROWS + 10))
-        assert len(probe._egress._waiting) == _WAITING_ROWS
+        steps_of(probe, weight, range(WAITING_ROWS + 10))
+        assert len(probe._egress._waiting) == WAITING_ROWS
     trace = fastgeom.open_trace(tmp_path / "run.h5")
-    assert trace.step.tolist() == list(range(10, _WAITING_ROWS + 10))
+    assert trace.step.tolist() == list(range(10, WAITING_ROWS + 10))
     assert trace.attributes["rows_dropped"] == 10
 
 
@@ -162,7 +163,7 @@ def test_steps_measured_while_capturing_are_counted_on_the_device_and_drained(
 ):
     """A capture repeats what the host was told once: here every call of a capture stands for one replay."""
     now = {"capturing": False}
-    for module in ("egress", "probe", "engines.triton_window"):
+    for module in ("egress", "probe", "engines.triton_tables"):
         monkeypatch.setattr(f"fastgeom.{module}.capturing", lambda _: now["capturing"])
     monkeypatch.setattr("fastgeom.egress.can_capture", lambda _: True)
     traces = []

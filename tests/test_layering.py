@@ -52,7 +52,9 @@ ROOMS = {
     "fastgeom.history": Room(3, packages("torch"), range(1, 3), rooms("sketched")),
     "fastgeom.transfer": Room(3, packages("numpy", "torch")),
     "fastgeom.replay": Room(3, packages("numpy", "torch"), range(1, 2), rooms("transfer")),
-    "fastgeom.egress": Room(3, packages("numpy", "torch"), range(1, 3), rooms("transfer", "replay")),
+    "fastgeom.rows": Room(3, packages("numpy"), range(1, 2), rooms("transfer")),
+    "fastgeom.writing": Room(3, packages("numpy"), range(1, 3), rooms("rows")),
+    "fastgeom.egress": Room(3, packages("numpy", "torch"), range(1, 3), rooms("transfer", "replay", "rows", "writing")),
     "fastgeom.schedules": Room(4, packages(), range(1, 4), rooms("arguments")),
     "fastgeom.arguments": Room(4, packages("torch"), range(1, 4)),
     "fastgeom.statistics": Room(4, packages("torch"), range(1, 4)),
@@ -70,7 +72,7 @@ LEFT_OF_EGRESS = rooms(
     "tables", "layout", "sketching", "engines", "ops", "history", "sketched", "schedules", "arguments", "statistics",
     "provenance", "probe",
 )  # fmt: skip
-LEFT_OF_THE_FILE = LEFT_OF_EGRESS | rooms("reference", "transfer", "replay", "egress")
+LEFT_OF_THE_FILE = LEFT_OF_EGRESS | rooms("reference", "transfer", "replay", "rows", "writing", "egress")
 WITHOUT_TORCH = rooms("schema", "trace", "analysis", "figures")
 TRACE_WRITER = rooms("trace.errors", "trace.file", "trace.lock", "trace.provenance", "trace.writer")
 
@@ -146,7 +148,7 @@ def check_room(module: str, target: str) -> str | None:
     if other_name is None:
         return f"{target} has no place in the table"
     if own_name in LEFT_OF_THE_FILE and other_name == "fastgeom.trace":
-        if not (own_name == "fastgeom.egress" and target in TRACE_WRITER):
+        if not (own_name in rooms("egress", "writing") and target in TRACE_WRITER):
             return f"file border: only egress may use the trace, and only what writes it, not {target}"
     own, other = ROOMS[own_name], ROOMS[other_name]
     if other_name == own_name or other_name in own.rooms or other.layer in own.layers:

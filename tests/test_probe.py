@@ -429,7 +429,7 @@ BAD_ARGUMENTS = {
     "no parameters": (lambda m: dict(target=nn.ReLU()), "at least one parameter"),
     "window 0": (lambda m: dict(target=m, window=0), r"window: expected an integer of at least 1, got 0"),
     "window true": (lambda m: dict(target=m, window=True), "window: expected an integer"),
-    "history": (lambda m: dict(target=m, history="exact"), r"history: expected None or fastgeom.Exact"),
+    "history": (lambda m: dict(target=m, history="exact"), r"history: expected None, fastgeom.Exact"),
     "groups": (lambda m: dict(target=m, groups="module"), r"groups: expected 'layer', 'parameter', 'global'"),
     "backend": (lambda m: dict(target=m, backend="tpu"), r"backend: expected None or one of 'cpu', 'triton', got 'tpu'"),
     "lag": (lambda m: dict(target=m, window=4, record_lags=[5]), r"record_lags: .* from 1 to window = 4, got \[5\]"),

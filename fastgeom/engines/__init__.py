@@ -1,4 +1,7 @@
-"""Engines: the same few calls over a layout, on the device where the tensors lie."""
+"""Engines: the same few calls over a layout, on the device where the tensors lie.
+
+Each is imported when it is first needed: who measures on a GPU does not wait for numba, nor the others for Triton.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fastgeom.engines.cpu import CpuEngine, WindowMoments
 from fastgeom.engines.window import (
     LateLags,
     ListMoments,
@@ -26,7 +28,7 @@ from fastgeom.tables import AddressTable, Ints
 
 __all__ = [
     "BACKENDS", "Engine", "LateLags", "ListMoments", "NormMoments", "Sketcher", "UpdateMoments", "Window",
-    "WindowMoments", "WindowStatistics", "check_device", "select_engine",
+    "WindowStatistics", "check_device", "select_engine",
 ]  # fmt: skip
 
 BACKENDS = ("cpu", "triton")
@@ -98,7 +100,9 @@ def check_device(what: str, device: torch.device) -> None:
 
 
 @lru_cache(maxsize=1)
-def _cpu_engine() -> CpuEngine:
+def _cpu_engine() -> Engine:
+    from fastgeom.engines.cpu import CpuEngine
+
     return CpuEngine()
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from fastgeom.engines.cpu_passes import CpuPasses
 from fastgeom.engines.cpu_window import ParameterSnapshot, TensorStore, reciprocal
 from fastgeom.engines.window import LateLags, UpdateMoments, WindowStatistics, check_deferrable, check_dtypes
 from fastgeom.layout import Layout
 from fastgeom.tables import DTYPES, AddressTable
-
-if TYPE_CHECKING:
-    from fastgeom.engines.cpu import CpuEngine
 
 
 class CpuDeferredWindow:
@@ -30,7 +26,7 @@ class CpuDeferredWindow:
     """
 
     def __init__(
-        self, layout: Layout, engine: CpuEngine, window: int, *, defer: int, track_updates: bool = False
+        self, layout: Layout, engine: CpuPasses, window: int, *, defer: int, track_updates: bool = False
     ) -> None:
         self._layout, self._engine, self._window, self._defer = layout, engine, window, defer
         self._snapshot = ParameterSnapshot(layout, engine) if track_updates else None

@@ -1,8 +1,9 @@
 """The CPU engine's deferred pass, compiled by numba: dots of the new rows of a ring with all of its rows.
 
-A block of every row is read from memory once, widened to float64, and stays in the second cache while each new row meets
-each row there, twelve dots at a time: three rows by four new ones is what fills the registers of a processor with AVX2,
-so that seven loads serve twelve products. Dots of two new rows are taken once and serve both.
+A block of every row is read from memory once, widened to float64, and stays in the cache while the new rows meet the
+others there, twelve dots at a time: three rows by four new ones, which fill the registers of a processor with AVX2, so
+seven loads serve twelve products. Meanwhile the next block is fetched. Products and sums are float64, as they are at
+every step without deferral; that arithmetic, not memory, sets the speed.
 
 numba looks for changes in the file of a cached function alone. After a change of ``_at`` or ``_widen``, which are those
 of `cpu_loops`, touch this file too, or the compiled code that it left in ``__pycache__`` stays in use.
@@ -11,15 +12,40 @@ of `cpu_loops`, touch this file too, or the compiled code that it left in ``__py
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from fastgeom.engines.cpu_loops import _EXACT, _FAST, _at, _widen
 
-_CACHED_ELEMENTS = 1 << 15
-"""Widened elements that fit the second cache with room to spare: 256 KiB of the 512 of most processors."""
-_BLOCK = 1024
+_CACHED_ELEMENTS = 3 << 12
+"""Widened elements of a block of all rows, 96 KiB: room in the second cache for as much of the next block."""
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 128, 1024
 _OLD, _NEW = 3, 4
 """Rows and new rows of a tile of dots."""
+
+
+@intrinsic
+def _prefetch_line(typing_context, address):
+    """Ask for the cache line at this address, and do not wait; any address will do."""
+
+    def codegen(context, builder, signature, arguments):
+        byte_pointer = ir.IntType(8).as_pointer()
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte_pointer, number, number, number])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        read, nearest, data = number(0), number(3), number(1)
+        builder.call(prefetch, [builder.inttoptr(arguments[0], byte_pointer), read, nearest, data])
+        return context.get_dummy_value()
+
+    return types.none(types.int64), codegen
+
+
+@njit(**_EXACT)
+def _prefetch(address, n_bytes):
+    for line in range(address, address + n_bytes, 64):
+        _prefetch_line(line)
 
 
 @njit(**_EXACT)
@@ -67,28 +93,49 @@ def _difference_and_sum_sq(x, previous):
 
 
 @njit(**_EXACT)
-def _order(n_rows, new):
-    """The rows with the new ones first, and the place of each row in that order."""
-    place = np.full(n_rows, -1)
-    for i in range(new.size):
-        place[new[i]] = i
+def _by_age(n_rows, new):
+    """The rows, the new ones first and each kind from the newest back round the ring; and each row's place in that."""
+    is_new = np.zeros(n_rows, np.bool_)
+    is_new[new] = True
+    newest = new[-1]
+    for row in new:
+        if not is_new[(row + 1) % n_rows]:
+            newest = row
     order = np.empty(n_rows, np.int64)
-    order[: new.size] = new
-    count = new.size
-    for row in range(n_rows):
-        if place[row] < 0:
-            place[row] = count
-            order[count] = row
-            count += 1
+    place = np.empty(n_rows, np.int64)
+    count = 0
+    for wanted in (True, False):
+        for age in range(n_rows):
+            row = (newest - age) % n_rows
+            if is_new[row] == wanted:
+                order[count] = row
+                place[row] = count
+                count += 1
     return order, place
 
 
 @njit(**_EXACT)
-def _add_dots(block, size, n_new, dots):
-    """Add the dots of the first rows of ``block``, the new ones, with all rows; of those with a new one, half."""
+def _end(new, n_rows, window):
+    """Where the tiles of the new rows from ``new`` on may end: past the last place that is in the window of one."""
+    return min(n_rows, new + _NEW + window)
+
+
+@njit(**_EXACT)
+def _add_dots(block, size, n_rows, n_new, window, dots, upcoming, n_bytes):
+    """Add the dots of each of the first rows of ``block``, the new ones, with itself and the ``window`` that follow.
+
+    Meanwhile the ``n_bytes`` at each address of ``upcoming`` are fetched, a row or so a tile.
+    """
+    n_tiles = 0
     for new in range(0, n_new, _NEW):
-        # Rows of a new place before this tile's are the other half: those dots are in the tile of that new row.
-        for old in range(new - new % _OLD, block.shape[0] - _OLD + 1, _OLD):
+        n_tiles += (_end(new, n_rows, window) - new + _OLD - 1) // _OLD
+    tile, fetched = 0, 0
+    for new in range(0, n_new, _NEW):
+        for old in range(new, _end(new, n_rows, window), _OLD):
+            tile += 1
+            while fetched < tile * upcoming.size // n_tiles:
+                _prefetch(upcoming[fetched], n_bytes)
+                fetched += 1
             found = _tile(
                 block[old, :size], block[old + 1, :size], block[old + 2, :size],
                 block[new, :size], block[new + 1, :size], block[new + 2, :size], block[new + 3, :size],
@@ -99,8 +146,8 @@ def _add_dots(block, size, n_new, dots):
 
 
 @njit(**_EXACT)
-def gram(chunks, tensors, starts, lengths, rows, new, before, row_kind, sums):
-    """Dots of new rows with all rows, and sums over each new row and the one before it, of these chunks.
+def gram(chunks, tensors, starts, lengths, rows, new, before, row_kind, sums, window=1 << 30):
+    """Dots of new rows of a ring with its rows, and sums over each new row and the one before it, of these chunks.
 
     Bytes: each row element once.
 
@@ -108,20 +155,21 @@ def gram(chunks, tensors, starts, lengths, rows, new, before, row_kind, sums):
         chunks: indices into the arrays that follow, and into the results.
         tensors, starts, lengths: of each chunk, its tensor, first element and number of elements.
         rows: (row, tensor) addresses.
-        new: (new,) indices of the new rows, all different.
+        new: (new,) indices of the new rows, all different and at least one.
         before: (new,) index of the row before each; -1 for none.
         row_kind: an empty array of the rows' type in memory.
         sums: (chunk, new, row + 2) float64, overwritten: for each new row the dots with all rows, in their order, then
             sum (row - before)^2 and sum (row + before)^2, which are 0 where there is none before.
+        window: dots of rows that are further than this apart, back round the ring from the newest, are not taken: NaN.
+            With 16 new rows and 16 before them, a window of 16 spares a quarter of the products.
     """
     n_rows, n_new = rows.shape[0], new.size
-    order, place = _order(n_rows, new)
-    # Rows of zeros fill the last tiles. A place may be a row in one tile and new in another.
-    n_places = max(n_rows + -n_rows % _OLD, n_new + -n_new % _NEW)
-    n_places += -n_places % _OLD
-    step = max(64, min(_BLOCK, _CACHED_ELEMENTS // n_places // 8 * 8))
+    order, place = _by_age(n_rows, new)
+    n_places = n_rows + _NEW - 1  # rows of zeros fill the last tiles
+    step = max(_SMALLEST_BLOCK, min(_LARGEST_BLOCK, _CACHED_ELEMENTS // n_places // 8 * 8))
     block = np.zeros((n_places, step))
-    dots = np.empty((n_new + -n_new % _NEW, n_places))
+    dots = np.empty((n_new + _NEW - 1, n_places))
+    address = np.empty(n_rows, np.int64)
     for chunk in chunks:
         tensor, end = tensors[chunk], starts[chunk] + lengths[chunk]
         dots[:] = 0.0
@@ -129,16 +177,19 @@ def gram(chunks, tensors, starts, lengths, rows, new, before, row_kind, sums):
         for begin in range(starts[chunk], end, step):
             size = min(step, end - begin)
             for i in range(n_rows):
-                _widen_block(rows[order[i], tensor] + begin * row_kind.itemsize, row_kind, block[i, :size])
-            _add_dots(block, size, n_new, dots)
+                address[i] = rows[order[i], tensor] + begin * row_kind.itemsize
+                _widen_block(address[i], row_kind, block[i, :size])
+                address[i] += size * row_kind.itemsize
+            n_bytes = min(step, end - begin - size) * row_kind.itemsize
+            _add_dots(block, size, n_rows, n_new, window, dots, address, n_bytes)
             for i in range(n_new):
                 if before[i] >= 0:
-                    difference_sq, sum_sq = _difference_and_sum_sq(block[i, :size], block[place[before[i]], :size])
+                    difference_sq, sum_sq = _difference_and_sum_sq(
+                        block[place[new[i]], :size], block[place[before[i]], :size]
+                    )
                     sums[chunk, i, n_rows] += difference_sq
                     sums[chunk, i, n_rows + 1] += sum_sq
         for i in range(n_new):
-            first = i - i % _NEW
-            first -= first % _OLD
             for row in range(n_rows):
-                at = place[row]
-                sums[chunk, i, row] = dots[i, at] if at >= first else dots[at, i]
+                newer, older = min(place[new[i]], place[row]), max(place[new[i]], place[row])
+                sums[chunk, i, row] = dots[newer, older] if older - newer <= window else np.nan

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from fastgeom.engines.cpu_passes import CpuPasses
 from fastgeom.engines.cpu_window import TensorStore, reciprocal
 from fastgeom.engines.window import NormMoments, UpdateMoments, check_dtypes
 from fastgeom.layout import Layout
 from fastgeom.sketching import SketchPlan
 from fastgeom.tables import DTYPES, AddressTable
-
-if TYPE_CHECKING:
-    from fastgeom.engines.cpu import CpuEngine
 
 
 class CpuSketcher:
@@ -26,7 +22,7 @@ class CpuSketcher:
         plan: which element goes where.
     """
 
-    def __init__(self, layout: Layout, engine: CpuEngine, plan: SketchPlan) -> None:
+    def __init__(self, layout: Layout, engine: CpuPasses, plan: SketchPlan) -> None:
         self._layout, self._engine, self._plan = layout, engine, plan
         self._snapshot: AddressTable | None = None
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastgeom.engines.cpu_passes import CpuPasses
 from fastgeom.engines.window import UpdateMoments, WindowStatistics, check_dtypes, kept_dtypes
 from fastgeom.layout import Layout
 from fastgeom.tables import DTYPES, AddressTable
-
-if TYPE_CHECKING:
-    from fastgeom.engines.cpu import CpuEngine
 
 
 class TensorStore:
@@ -29,7 +25,7 @@ class TensorStore:
         row: for each row, where the copies lie.
     """
 
-    def __init__(self, layout: Layout, engine: CpuEngine, dtypes: list[torch.dtype | None], rows: int) -> None:
+    def __init__(self, layout: Layout, engine: CpuPasses, dtypes: list[torch.dtype | None], rows: int) -> None:
         code = np.array([-1 if d is None else DTYPES.index(d) for d in dtypes], np.int8)
         address = np.zeros((rows, len(dtypes)), np.int64)
         blocks = []
@@ -59,7 +55,7 @@ class CpuWindow:
     """
 
     def __init__(
-        self, layout: Layout, engine: CpuEngine, window: int, *, dtype: torch.dtype | None = None,
+        self, layout: Layout, engine: CpuPasses, window: int, *, dtype: torch.dtype | None = None,
         track_updates: bool = False,
     ) -> None:  # fmt: skip
         self._layout, self._engine, self._window, self._dtype = layout, engine, window, dtype
@@ -177,7 +173,7 @@ class CpuWindow:
 class ParameterSnapshot:
     """The parameters of the last measured step, for the update since then. Memory: once the parameters."""
 
-    def __init__(self, layout: Layout, engine: CpuEngine) -> None:
+    def __init__(self, layout: Layout, engine: CpuPasses) -> None:
         self._layout, self._engine = layout, engine
         self._store: TensorStore | None = None
 

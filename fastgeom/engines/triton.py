@@ -7,7 +7,6 @@ Triton's interpreter, which is for tests alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,8 @@ import torch
 from torch import Tensor
 
 from fastgeom.engines.triton_deferred import TritonDeferredWindow
+from fastgeom.engines.triton_device import TritonDevice
+from fastgeom.engines.triton_sketcher import TritonSketcher
 from fastgeom.engines.triton_tables import FLOAT64, to_device, unit_addresses
 from fastgeom.engines.triton_window import TritonWindow
 from fastgeom.engines.window import ListMoments
@@ -23,6 +24,7 @@ from fastgeom.kernels.finish import SEGMENT_ROWS, launch_reduce
 from fastgeom.kernels.norm import NORM_ELEMENTS, launch_norm
 from fastgeom.kernels.scale import launch_scale
 from fastgeom.layout import Layout
+from fastgeom.sketching import SketchPlan
 from fastgeom.tables import DTYPES, AddressTable, Ints, chunk_table
 
 _TABLES_KEPT = 16
@@ -41,7 +43,7 @@ class _Part(NamedTuple):
         return self.table.shape[1]
 
 
-class TritonEngine:
+class TritonEngine(TritonDevice):
     """Statistics of lists of tensors on one device.
 
     Args:
@@ -52,19 +54,8 @@ class TritonEngine:
     rows_alike = False
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        super().__init__(device)
         self._tables: dict[tuple[bytes, ...], list[_Part]] = {}
-
-    def zeros(self, rows: int, n_elements: int, dtype: torch.dtype) -> Tensor:
-        """Memory of shape (rows, n_elements), zeroed."""
-        return torch.zeros(rows, n_elements, dtype=dtype, device=self.device)
-
-    def current(self) -> AbstractContextManager[object]:
-        """Makes the engine's device the current one, where launches go."""
-        if self.device.type == "cpu":
-            return nullcontext()
-        context: AbstractContextManager[object] = torch.get_device_module(self.device).device(self.device)
-        return context
 
     def window(
         self, layout: Layout, window: int, *, dtype: torch.dtype | None = None, defer: int = 1,
@@ -74,6 +65,11 @@ class TritonEngine:
         if defer > 1:
             return TritonDeferredWindow(layout, self, window, defer=defer, track_updates=track_updates)
         return TritonWindow(layout, self, window, dtype=dtype, track_updates=track_updates)
+
+    def sketcher(self, layout: Layout, plan: SketchPlan, *, track_updates: bool = False) -> TritonSketcher:
+        """What makes the sketches of a layout's gradients; see `TritonSketcher`."""
+        del track_updates  # the memory is taken when the first parameters come
+        return TritonSketcher(layout, self, plan)
 
     def list_moments(self, numels: Ints, tensors: AddressTable, rows: Sequence[AddressTable] = ()) -> ListMoments:
         """One read of a list of tensors, against rows of others.

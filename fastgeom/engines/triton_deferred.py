@@ -6,14 +6,13 @@ skipped step is marked on the device and no lag reaches it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastgeom.engines.triton_device import TritonDevice
 from fastgeom.engines.triton_tables import Rows, spans, to_device
-from fastgeom.engines.triton_window import TritonWindow, reciprocal
+from fastgeom.engines.triton_window import TritonWindow, first_of, reciprocal
 from fastgeom.engines.window import LateLags, WindowStatistics, check_deferrable
 from fastgeom.kernels.finish import (
     FINISHED_SUMS,
@@ -25,10 +24,7 @@ from fastgeom.kernels.finish import (
 from fastgeom.kernels.gram import GRAM_ELEMENTS, MAX_SLOTS, launch_gram, max_block
 from fastgeom.kernels.window import launch_window, window_columns
 from fastgeom.layout import Layout
-from fastgeom.tables import DTYPES, AddressTable, Ints, chunk_table
-
-if TYPE_CHECKING:
-    from fastgeom.engines.triton import TritonEngine
+from fastgeom.tables import DTYPES, AddressTable, chunk_table
 
 
 class TritonDeferredWindow(TritonWindow):
@@ -45,7 +41,7 @@ class TritonDeferredWindow(TritonWindow):
     """
 
     def __init__(
-        self, layout: Layout, engine: TritonEngine, window: int, *, defer: int, track_updates: bool = False
+        self, layout: Layout, engine: TritonDevice, window: int, *, defer: int, track_updates: bool = False
     ) -> None:
         if window + defer > MAX_SLOTS:
             raise ValueError(
@@ -68,10 +64,10 @@ class TritonDeferredWindow(TritonWindow):
         out = torch.empty(n_layers, len(FINISHED_SUMS), dtype=torch.float64, device=self._engine.device)
         nonfinite = torch.empty(n_layers, dtype=torch.int64, device=self._engine.device)
         with self._engine.current():
-            for launch in self._launches:
+            for launch in self._rings.launches:
                 launch_window(
-                    launch.table, launch.n_units, launch.ring, 0, self._slots, self._state,
-                    self._partial(launch, n_columns), small=launch.small, wide=launch.wide, previous=False,
+                    launch.table, len(launch.units), launch.ring.memory, 0, self._slots, self._state,
+                    self._partial(launch, n_columns), small=launch.small, wide=launch.ring.wide, previous=False,
                     scale=reciprocal(grad_scale),
                 )  # fmt: skip
             totals = self._reduce(n_columns, max_column=n_columns - 5)
@@ -91,16 +87,14 @@ class TritonDeferredWindow(TritonWindow):
         if not block:
             return ()
         n_layers, n_columns, device = len(self._layout.layers) + 1, self._slots + 2, self._engine.device
+        width = block * n_columns
         with self._engine.current():
-            for ring, table, partials in self._gram_launches:
-                used = partials.view(-1)[: table.shape[1] * block * n_columns].view(-1, block, n_columns)
-                launch_gram(table, table.shape[1], ring, self._slots, block, self._state, used)
-            width = block * n_columns
-            segments = self._gram_segments.view(-1)[: self._n_gram_segments * width].view(-1, width)
-            for found, (_, table, partials) in zip(self._gram_spans, self._gram_launches, strict=True):
-                rows = partials.view(-1)[: table.shape[1] * block * n_columns].view(-1, block * n_columns)
+            segments = first_of(self._gram_segments, len(self._gram_segments), width)
+            for ring, table, partials, found in self._passes:
+                rows = first_of(partials, len(partials), width)
+                launch_gram(table, len(rows), ring, self._slots, block, self._state, rows.view(-1, block, n_columns))
                 launch_reduce(rows, found, segments)
-            totals = segments.new_empty(n_layers, block * n_columns)
+            totals = segments.new_empty(n_layers, width)
             launch_reduce(segments, self._gram_layer_spans, totals)
             out = torch.full((block, n_layers, 2 + 2 * self._window), torch.nan, dtype=torch.float64, device=device)
             launch_gram_finish(
@@ -126,22 +120,22 @@ class TritonDeferredWindow(TritonWindow):
                     f"history defer: expected at most {max_block(DTYPES[code].itemsize)} for {DTYPES[code]} gradients "
                     f"on a GPU, got {self._defer}"
                 )
-        self._rings: list[tuple[Tensor, Ints, Ints]] = []
         super()._allocate(gradient, parameter)
-        self._gram_launches: list[tuple[Tensor, Tensor, Tensor]] = []
-        runs, device, n_columns = [], self._engine.device, self._defer * (self._slots + 2)
-        for ring, layer, padded in self._rings:
-            present, first = np.unique(layer, return_index=True)
-            cut = chunk_table(np.add.reduceat(padded, first), GRAM_ELEMENTS)
-            begin = (np.cumsum(padded) - padded)[first]
-            table = np.stack([begin[cut.tensor] + cut.start, cut.length])
-            partials = torch.zeros(len(cut), n_columns, dtype=torch.float64, device=device)
-            self._gram_launches.append((ring, to_device(table, device), partials))
-            runs.append([Rows(0, 1, present[cut.tensor])])
-        found, by_layer = spans(runs, len(self._layout.layers))
-        self._gram_spans = [to_device(s, device) for s in found]
-        self._gram_layer_spans, self._n_gram_segments = to_device(by_layer, device), int(by_layer[1, -1])
-        self._gram_segments = torch.zeros(self._n_gram_segments, n_columns, dtype=torch.float64, device=device)
-
-    def _remember_ring(self, ring: Tensor, layer: Ints, padded: Ints) -> None:
-        self._rings.append((ring, layer, padded))
+        tables, device, n_columns = [], self._engine.device, self._defer * (self._slots + 2)
+        for ring in self._rings.rings:
+            present, first = np.unique(ring.layer, return_index=True)
+            cut = chunk_table(np.add.reduceat(ring.padded, first), GRAM_ELEMENTS)
+            begin = (np.cumsum(ring.padded) - ring.padded)[first]
+            tables.append((np.stack([begin[cut.tensor] + cut.start, cut.length]), present[cut.tensor]))
+        found, by_layer = spans([[Rows(0, 1, layer)] for _, layer in tables], len(self._layout.layers))
+        self._passes = [
+            (
+                ring.memory,
+                to_device(table, device),
+                torch.zeros(len(layer), n_columns, dtype=torch.float64, device=device),
+                to_device(segments, device),
+            )
+            for ring, (table, layer), segments in zip(self._rings.rings, tables, found, strict=True)
+        ]
+        self._gram_layer_spans = to_device(by_layer, device)
+        self._gram_segments = torch.zeros(int(by_layer[1, -1]), n_columns, dtype=torch.float64, device=device)

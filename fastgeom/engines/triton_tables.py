@@ -14,11 +14,11 @@ from torch import Tensor
 
 from fastgeom.kernels.finish import SEGMENT_ROWS
 from fastgeom.kernels.loads import ABSENT, ITEM_BYTES, SHORT
-from fastgeom.tables import DTYPES, AddressTable, ChunkTable, Ints, chunk_table
+from fastgeom.tables import DTYPES, AddressTable, ChunkTable, Ints, can_capture, capturing, chunk_table
 
 FLOAT64 = DTYPES.index(torch.float64)
 ITEM: Ints = np.array(ITEM_BYTES, np.int64)
-_VECTOR_BYTES = 16
+VECTOR_BYTES = 16
 
 
 def unit_addresses(units: ChunkTable, table: AddressTable, whole: int) -> tuple[Ints, Ints]:
@@ -31,7 +31,7 @@ def unit_addresses(units: ChunkTable, table: AddressTable, whole: int) -> tuple[
     """
     base, dtype = table.address[units.tensor], table.code[units.tensor].astype(np.int64)
     address = base + units.start * ITEM[dtype]
-    fast = (units.length == whole) & (address % _VECTOR_BYTES == 0)
+    fast = (units.length == whole) & (address % VECTOR_BYTES == 0)
     code = dtype + np.where(base == 0, ABSENT.value, np.where(fast, 0, SHORT.value))
     return np.where(base == 0, 0, address), code
 
@@ -90,3 +90,48 @@ def to_device(array: Ints, device: torch.device) -> Tensor:
     if device.type == "cpu":
         return host.clone()
     return host.pin_memory().to(device, non_blocking=True)
+
+
+class Upload:
+    """A table on the device that is sent again when it has changed, always to the same place.
+
+    It can be sent while a CUDA graph is captured, too. There nothing may be pinned, and every replay reads again what
+    was pinned before; so some pinned memory is laid by outside of captures, enough for one.
+
+    Attributes:
+        table: on the device.
+    """
+
+    table: Tensor
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._sent: Ints | None = None
+        self._spare: Tensor | None = None
+        self._captured: list[Tensor] = []
+
+    def send(self, table: Ints) -> None:
+        """Make this the table; the host does not wait for it.
+
+        Raises:
+            RuntimeError: in a capture, where none was sent since the last one.
+        """
+        capture = capturing(self._device)
+        if self._sent is None or not np.array_equal(table, self._sent):
+            if self._sent is None and not capture:
+                self.table = to_device(table, self._device)
+            elif not capture:
+                self.table.copy_(to_device(table, self._device), non_blocking=True)
+            else:
+                self._send_captured(table)
+            self._sent = table
+        if can_capture(self._device) and not capture and self._spare is None:
+            self._spare = torch.empty(table.shape, dtype=torch.int64, pin_memory=True)
+
+    def _send_captured(self, table: Ints) -> None:
+        if self._spare is None:
+            raise RuntimeError("Probe.step: expected a measured step before a CUDA graph is captured, got none")
+        self._spare.copy_(torch.from_numpy(table))
+        self.table.copy_(self._spare, non_blocking=True)
+        self._captured.append(self._spare)
+        self._spare = None
