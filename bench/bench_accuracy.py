@@ -8,7 +8,8 @@ import torch
 
 import fastgeom
 from bench.measuring import Bench, elements
-from fastgeom.kernels.traffic import dot_bytes, norm_bytes
+from fastgeom.kernels.dots import dot_bytes
+from fastgeom.kernels.norm import norm_bytes
 
 LARGEST_ERROR = 5e-8
 

@@ -6,7 +6,7 @@ from bench.measuring import Bench, elements, note_speed, plain_reads
 from fastgeom import reference
 from fastgeom.engines import select_engine
 from fastgeom.engines.cpu_window import TensorStore
-from fastgeom.kernels.traffic import update_bytes
+from fastgeom.kernels.update import update_bytes
 from fastgeom.layout import Layout, TensorReader
 
 TENSORS = 400

@@ -12,7 +12,7 @@ from bench.measuring import Bench, elements, note_speed, plain_reads
 from fastgeom import reference
 from fastgeom.engines import select_engine
 from fastgeom.engines.cpu_window import TensorStore
-from fastgeom.kernels.traffic import window_bytes
+from fastgeom.kernels.window import window_bytes
 from fastgeom.layout import Layout, TensorReader
 
 WINDOW, TENSORS = 16, 400

@@ -262,7 +262,7 @@ REPRODUCTIONS = sorted((ROOT / "reproductions").rglob("*.py"))
 
 
 def test_imports_run_down():
-    assert {"fastgeom", "fastgeom.schema", "fastgeom.kernels.traffic"} <= set(SOURCES)
+    assert {"fastgeom", "fastgeom.schema", "fastgeom.kernels.norm"} <= set(SOURCES)
     assert check_layers(SOURCES, frozenset(n for n, p in MODULES.items() if p.name == "__init__.py")) == []
 
 
