@@ -31,9 +31,11 @@ DOT_ELEMENTS = 8192
 
 _WARPS = 4
 _MAX_REGISTERS = 128
+"""Left to itself the compiler spills to reach 64."""
 _TILES = tl.constexpr(4)
 _TILE = tl.constexpr(DOT_ELEMENTS // 4)
-"""A tile is 8 x 32 vectors of 8 elements: in registers 8 x 32 x 4 even elements, and as many odd ones."""
+_VECTORS = tl.constexpr(256)
+"""A tile is 256 vectors of 8 elements: in registers 256 x 4 even elements, and as many odd ones."""
 _GATHERED = tl.constexpr(32)
 _SCATTERED = tl.constexpr(9)
 """In place of a code: what is not aligned."""
@@ -73,17 +75,15 @@ def _wide_dots_kernel(table_ptr, rows_ptr, out_ptr, n_units, n_rows, CODE: tl.co
     address, code = tl.load(table_ptr + unit), tl.load(table_ptr + n_units + unit)
     length = tl.load(table_ptr + 2 * n_units + unit).to(tl.int32)
     column = first + tl.arange(0, _GATHERED)
-    # The last axis is 16 bytes of float64; the first is one lane's.
-    vector = (tl.arange(0, 4)[:, None, None, None] * 8 + tl.arange(0, 8)[None, :, None, None]) * 32
-    lanes = (vector + tl.arange(0, 32)[None, None, :, None]) * 2 + tl.arange(0, 2)[None, None, None, :]
+    lanes = tl.arange(0, _TILE // 2)[:, None] * 2 + tl.arange(0, 2)[None, :]  # 16 bytes of float64 a lane
     gathered = tl.zeros((8, _GATHERED), tl.float64)
     for start in range(0, length, _TILE):
         g = load_tile(address, code, start, lanes, length, CODE, True)
-        gathered += tl.where(column[None, :] == n_rows, _warp_sums(_lane_sums(g * g))[:, None], 0.0)
+        gathered += tl.where(column[None, :] == n_rows, _warp_sums(g * g)[:, None], 0.0)
         for row in range(first, tl.minimum(last, n_rows)):
             row_ptr = rows_ptr + 2 * n_units * row + unit
             h = load_tile(tl.load(row_ptr), tl.load(row_ptr + n_units), start, lanes, length, CODE, True)
-            gathered += tl.where(column[None, :] == row, _warp_sums(_lane_sums(g * h))[:, None], 0.0)
+            gathered += tl.where(column[None, :] == row, _warp_sums(g * h)[:, None], 0.0)
     tl.store(out_ptr + unit * (n_rows + 1) + column, tl.sum(gathered, axis=0), mask=column < last)
 
 
@@ -97,13 +97,10 @@ def _unit_and_rows(n_rows):
 
 
 @triton.jit
-def _lane_sums(products):
-    return tl.sum(tl.sum(products, axis=3), axis=0)
-
-
-@triton.jit
 def _warp_sums(products):
-    return tl.sum(products.to(tl.float64), axis=1)
+    """Sums over 8 groups of lanes, each within one warp, of products (n x 256, words)."""
+    lanes = tl.sum(products, axis=1).to(tl.float64)
+    return tl.sum(tl.sum(lanes.reshape(lanes.numel // 256, 8, 32), axis=0), axis=1)
 
 
 @triton.jit
@@ -135,7 +132,7 @@ def _read_unit(address, code, length, CODE: tl.constexpr):
 
 @triton.jit
 def _row_products(g, address, code, length, CODE: tl.constexpr):
-    """Sum of products of each lane, over the whole vectors if the row is aligned."""
+    """Products with g of a row, in chains; of its whole vectors if it is aligned, zeros elsewhere."""
     if CODE >= 0:
         products = _unit_products(g, _read_tiles(address, length, CODE))
     elif code == FLOAT32:
@@ -151,16 +148,16 @@ def _row_products(g, address, code, length, CODE: tl.constexpr):
     elif code == FLOAT16 + SHORT:
         products = _unit_products(g, _read_tiles(address, length, FLOAT16 + SHORT))
     else:
-        products = tl.zeros((8, 32), tl.float32)
+        products = tl.zeros((_VECTORS, 4), tl.float32)
     return products
 
 
 @triton.jit
 def _unit_products(g, h):
-    chains = tl.zeros((8, 32, 4), tl.float32)
+    chains = tl.zeros((_VECTORS, 4), tl.float32)
     for i in tl.static_range(2 * _TILES):
         chains = tl.fma(g[i], h[i], chains)
-    return tl.sum(chains, axis=2)
+    return chains
 
 
 @triton.jit
@@ -180,37 +177,35 @@ def _words(code, elements):
 @triton.jit
 def _read_tile(address, tile: tl.constexpr, length, CODE: tl.constexpr):
     """The even and the odd elements of a tile."""
-    vector = tl.arange(0, 8)[:, None, None] * 32 + tl.arange(0, 32)[None, :, None]
-    word = vector * _words(CODE, 8) + tl.arange(0, 4)[None, None, :]
+    word = tl.arange(0, _VECTORS)[:, None] * _words(CODE, 8) + tl.arange(0, 4)[None, :]
     first = tile * _words(CODE, _TILE)
     pointers = word_pointer(address, CODE) + first + word
     # A mask that is a multiple of the vector leaves the load wide.
     mask = None if CODE < SHORT else first + word < length // 8 * _words(CODE, 8)
     other = None if CODE < SHORT else 0
     if CODE == ABSENT:
-        even, odd = tl.zeros((8, 32, 4), tl.float32), tl.zeros((8, 32, 4), tl.float32)
+        even, odd = tl.zeros((_VECTORS, 4), tl.float32), tl.zeros((_VECTORS, 4), tl.float32)
     elif item_bytes(CODE) == 2:
         even, odd = unpack(tl.load(pointers, mask=mask, other=other), CODE, False)
     else:
         # The halves of every vector, put in the order of the 16-bit types without leaving the registers.
         halves = tl.join(tl.load(pointers, mask=mask, other=other), tl.load(pointers + 4, mask=mask, other=other))
-        even, odd = tl.split(halves.permute(0, 1, 3, 2).reshape(8, 32, 4, 2))
+        even, odd = tl.split(halves.permute(0, 2, 1).reshape(_VECTORS, 4, 2))
     return even, odd
 
 
 @triton.jit
 def _scattered_products(address, code, row_address, row_code, length):
-    """Sum of products of each lane over what `_read_unit` does not read: nothing, the last elements, or all of them."""
-    element = (tl.arange(0, 8)[:, None, None] * 32 + tl.arange(0, 32)[None, :, None]) * 4
-    element += tl.arange(0, 4)[None, None, :]
-    chains = tl.zeros((8, 32, 4), tl.float32)
+    """Products, in chains, of what `_read_unit` does not read: of nothing, of the last elements, or of all."""
+    element = tl.arange(0, _VECTORS)[:, None] * 4 + tl.arange(0, 4)[None, :]
+    chains = tl.zeros((_VECTORS, 4), tl.float32)
     aligned = ((address | row_address) & 15) == 0
     if (code != ABSENT) & (row_code != ABSENT) & ((row_code >= SHORT) | (not aligned)):
-        for start in range(tl.where(aligned, length // 8 * 8, 0), length, 1024):
+        for start in range(tl.where(aligned, length // 8 * 8, 0), length, 4 * _VECTORS):
             g = _load_scattered(address, code, start, element, length)
             h = _load_scattered(row_address, row_code, start, element, length)
             chains = tl.fma(g, h, chains)
-    return tl.sum(chains, axis=2)
+    return chains
 
 
 @triton.jit
@@ -236,7 +231,7 @@ def launch_dots(table, rows, n_units, n_rows, out, *, wide=False):
     """
     if n_units > 0:
         kernel = _wide_dots_kernel if wide else _dots_kernel
-        options = {} if wide else nvidia_options(maxnreg=_MAX_REGISTERS)
+        options = nvidia_options(maxnreg=_MAX_REGISTERS)
         kernel[(n_units * (n_rows // _GATHERED.value + 1),)](
             table, rows, out, n_units, n_rows, CODE=-1, num_warps=_WARPS, **options
         )
@@ -255,7 +250,7 @@ def dots_variants():
             "constexprs": {"CODE": code},
             "divisible_by_16": ["table_ptr", "rows_ptr", "out_ptr"],
             "num_warps": _WARPS,
-            "options": {} if wide else {"maxnreg": _MAX_REGISTERS},
+            "options": {"maxnreg": _MAX_REGISTERS},
             "elements": DOT_ELEMENTS // (4 if wide else 1),
             "min_vector_bytes": 4 if wide and code < 0 else 16,
             "max_instructions_per_element": {"float32": 3.2, "bfloat16": 3.2, "float16": 3.7}.get(name),

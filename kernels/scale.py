@@ -32,8 +32,6 @@ SCALE_ELEMENTS = NORM_ELEMENTS
 
 _WARPS = 4
 _LANES = tl.constexpr(256)
-_VECTORS = tl.constexpr(4)
-"""A tile is 4 times 256 vectors of 16 bytes."""
 _TILE_BYTES = tl.constexpr(4 * 256 * 16)
 
 
@@ -66,8 +64,7 @@ def _scale_kernel(table_ptr, factor_ptr, n_units, CODE: tl.constexpr, WIDE: tl.c
 def _scale_unit(address, length, factor, CODE: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr):
     VECTOR: tl.constexpr = 16 // item_bytes(CODE)
     TILE: tl.constexpr = _TILE_BYTES // item_bytes(CODE)
-    vector = tl.arange(0, _VECTORS)[:, None, None] * _LANES + tl.arange(0, _LANES)[None, :, None]
-    lanes = vector * VECTOR + tl.arange(0, VECTOR)[None, None, :]
+    lanes = tl.arange(0, TILE)
     head = 0 if WHOLE else misaligned_elements(address, length, CODE)
     body = address + head * item_bytes(CODE)
     n_tiles = (length - head) // TILE

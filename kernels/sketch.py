@@ -34,6 +34,7 @@ from fastgeom.kernels.loads import (
     element_type,
     item_bytes,
     load_tile,
+    nvidia_options,
     store_tile,
     unpack,
 )
@@ -49,6 +50,8 @@ SKETCH_SUM = 128
 
 _WARPS = {1024: 2, 256: 1, 128: 1}
 _MAX_REGISTERS = 128
+"""Of the usual kernel; left alone, the compiler spills to reach 96. Others take more."""
+_COLUMNS = tl.constexpr(8)
 _ORDER_STREAM, _FLIP_STREAM = tl.constexpr(0x85EBCA6B), tl.constexpr(0x9E3779B9)
 _SIGN, _BOTH_SIGNS = tl.constexpr(-(1 << 31)), tl.constexpr(-0x7FFF8000)
 _ALL_FLOAT32, _ALL_BFLOAT16, _ALL_FLOAT16, _NOTHING = (tl.constexpr(kinds) for kinds in (1, 4, 8, 15))
@@ -65,20 +68,19 @@ def sketch_update_bytes(n_elements, gradient_bytes=4, parameter_bytes=4):
     return n_elements * (gradient_bytes + 3 * parameter_bytes)
 
 
-@triton.jit(do_not_specialize=["n_programs", "n_tensors"])
+@triton.jit(do_not_specialize=["n_programs"])
 def _sketch_kernel(
-    program_ptr, tensor_ptr, where_ptr, scale_ptr, out_ptr, scratch_ptr, partial_ptr, n_programs, n_tensors,
+    program_ptr, tensor_ptr, scale_ptr, out_ptr, scratch_ptr, partials_ptr, n_programs,
     TILE: tl.constexpr, CODE: tl.constexpr, WIDE: tl.constexpr, UPDATE: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
-    stride, tensors = tl.cast(n_programs, tl.int64), tl.cast(n_tensors, tl.int64)
+    stride = tl.cast(n_programs, tl.int64)
     column_ptr = program_ptr + program
     bucket, buckets = tl.load(column_ptr).to(tl.int32), tl.load(column_ptr + stride).to(tl.int32)
     blocks, seed = tl.load(column_ptr + 2 * stride).to(tl.int32), tl.load(column_ptr + 3 * stride).to(tl.uint32)
     first_quad, end_quad = tl.load(column_ptr + 4 * stride).to(tl.int32), tl.load(column_ptr + 5 * stride).to(tl.int32)
-    place, first_place = tl.load(column_ptr + 6 * stride).to(tl.int32), tl.load(column_ptr + 7 * stride).to(tl.int32)
+    start, first_place = tl.load(column_ptr + 6 * stride).to(tl.int32), tl.load(column_ptr + 7 * stride).to(tl.int32)
     target = tl.load(column_ptr + 8 * stride)
-    where = (tensor_ptr, where_ptr, tensors)
     tile = (bucket, buckets, blocks, seed)
 
     GROUPS: tl.constexpr = TILE // 8
@@ -87,8 +89,9 @@ def _sketch_kernel(
     none = tl.zeros([GROUPS], tl.float64)
     moments = (none, none, none, tl.zeros([GROUPS, 4], compute_type(WIDE)))
     rounds = (blocks + 31) // 32
+    place = start
     for q in range(first_quad // rounds, (end_quad + rounds - 1) // rounds):
-        tensor = _tensor(place, where)
+        tensor = _tensor(place, tensor_ptr)
         first_round = tl.maximum(first_quad - q * rounds, 0)
         for j in range(first_round, tl.minimum(end_quad - q * rounds, rounds)):
             round_ = tl.cast(j, tl.uint32)
@@ -97,11 +100,11 @@ def _sketch_kernel(
             signs = _mix32((word + group.to(tl.uint32)) ^ seed)
             if UPDATE or WIDE:
                 low, high, moments, tensor = _add_any(
-                    low, high, moments, tensor, where, tile, j, q, order, signs, WIDE, UPDATE
+                    low, high, moments, tensor, tensor_ptr, tile, j, q, order, signs, WIDE, UPDATE
                 )
             else:
                 low, high, moments, tensor = _add_quad(
-                    low, high, moments, tensor, where, tile, j, q, order, signs, CODE
+                    low, high, moments, tensor, tensor_ptr, tile, j, q, order, signs, CODE
                 )
         low, high = _exchange(low, high, tl.cast(q ^ (q + 1), tl.int32))
         place = first_place
@@ -112,14 +115,16 @@ def _sketch_kernel(
     if SCALED:
         scale = tl.load(scale_ptr)
     if UPDATE:
-        _store_moments(partial_ptr + 3 * program, total, tl.sum(moments[1]), _scaled(tl.sum(moments[2]), scale, SCALED))
+        _store_moments(
+            partials_ptr + 3 * program, total, tl.sum(moments[1]), _scaled(tl.sum(moments[2]), scale, SCALED)
+        )
     else:
         low, high = _scaled(low, scale, SCALED), _scaled(high, scale, SCALED)
         bad = 0
         if not total < float("inf"):
-            bad = _count_nonfinite(where, tile, first_quad, end_quad, first_place, GROUPS, WIDE)
+            bad = _count_nonfinite(tensor_ptr, tile, first_quad, end_quad, start, first_place, GROUPS, WIDE, CODE)
         _store_moments(
-            partial_ptr + 3 * program, _scaled(_scaled(total, scale, SCALED), scale, SCALED),
+            partials_ptr + 3 * program, _scaled(_scaled(total, scale, SCALED), scale, SCALED),
             _scaled(largest, tl.abs(scale), SCALED), bad.to(tl.float64),
         )  # fmt: skip
     address = tl.where(target >= 0, out_ptr.to(tl.int64) + 4 * target, scratch_ptr.to(tl.int64) - 4 * (target + 1))
@@ -170,22 +175,25 @@ def _exchange_words(x, near, far, GROUPS: tl.constexpr):
 
 
 @triton.jit
-def _tensor(place, where):
-    """What is kept of a tensor: place, end and first of its blocks, number of elements, address and code."""
-    tensor_ptr, where_ptr, tensors = where
-    end, first = tl.load(tensor_ptr + place).to(tl.int32), tl.load(tensor_ptr + tensors + place).to(tl.int32)
-    numel = tl.load(tensor_ptr + 2 * tensors + place)
-    return place, end, first, numel, tl.load(where_ptr + place), tl.load(where_ptr + tensors + place).to(tl.int32)
+def _tensor(place, tensor_ptr):
+    """What is kept of a tensor: place, end and first of its blocks, elements of the last one, address and code."""
+    row_ptr = tensor_ptr + _COLUMNS * place.to(tl.int64)
+    end, first, tail = (
+        tl.load(row_ptr).to(tl.int32),
+        tl.load(row_ptr + 1).to(tl.int32),
+        tl.load(row_ptr + 2).to(tl.int32),
+    )
+    return place, end, first, tail, tl.load(row_ptr + 3), tl.load(row_ptr + 4).to(tl.int32)
 
 
 @triton.jit
-def _advance(b, tensor, where):
+def _advance(b, tensor, tensor_ptr):
     """The tensor that block b lies in; it is ``tensor`` or a later one."""
     if b >= tensor[1]:
         place = tensor[0]
-        while b >= tl.load(where[0] + place):
+        while b >= tl.load(tensor_ptr + _COLUMNS * place.to(tl.int64)):
             place += 1
-        tensor = _tensor(place, where)
+        tensor = _tensor(place, tensor_ptr)
     return tensor
 
 
@@ -197,55 +205,63 @@ def _block(j, t, q, order):
 
 @triton.jit
 def _piece(b, tensor, tile, TILE: tl.constexpr):
-    """The piece of block b that belongs to a tile: its first element, elements left, and what permutes its groups."""
+    """The piece of block b that belongs to a tile.
+
+    Returns:
+        The block's first element in its tensor; the positions in the block at which the piece's groups of eight begin;
+        elements of the block; and how many of them there are from the first position of the piece on.
+    """
     bucket, buckets, _, seed = tile
     flip = _mix32(b.to(tl.uint32) ^ seed ^ _FLIP_STREAM).to(tl.int32) & (buckets - 8)
-    begin = (b - tensor[2]).to(tl.int64) * buckets + (bucket ^ (flip & -TILE))
-    return begin, tl.where(tensor[5] < ABSENT, tensor[3] - begin, 0), flip & (TILE - 8)
+    length = tl.where(b == tensor[1] - 1, tensor[3], buckets)
+    positions = (bucket + tl.arange(0, TILE // 8) * 8) ^ flip
+    begin = (b - tensor[2]).to(tl.uint32).to(tl.uint64) * buckets.to(tl.uint32)
+    return begin.to(tl.int64), positions, length, length - (bucket ^ (flip & -TILE))
 
 
 @triton.jit
-def _add_quad(low, high, moments, tensor, where, tile, j, q, order, signs, CODE: tl.constexpr):
+def _add_quad(low, high, moments, tensor, tensor_ptr, tile, j, q, order, signs, CODE: tl.constexpr):
     """Add the four blocks of a quad: all at once where they are whole, aligned and of one dtype."""
-    GROUPS: tl.constexpr = low.shape[0]
-    TILE: tl.constexpr = 8 * GROUPS
+    TILE: tl.constexpr = 8 * low.shape[0]
     start = tensor
     kinds = _NOTHING
-    addresses, begins, flips, there = (), (), (), ()
+    addresses, begins, positions, there = (), (), (), ()
     for t in tl.static_range(4):
         b = _block(j, t, q, order)
         known = b < tile[2]
-        if known & (b >= tensor[1]):  # a loop would be in the way of loads
-            tensor = _tensor(tensor[0] + 1, where)
-        begin, left, flip = _piece(b, tensor, tile, TILE)
+        if known & (b >= tensor[1]):  # one step at most: a loop here would be in the way of the loads
+            tensor = _tensor(tensor[0] + 1, tensor_ptr)
+        begin, within, _, left = _piece(b, tensor, tile, TILE)
         present = known & (left > 0)
         whole = (left >= TILE) & (tensor[5] < SHORT)
         kind = tl.where(present, tl.where(whole, 1 << tensor[5], 0), _NOTHING)
         kinds = kinds & tl.where(known & (b >= tensor[1]), 0, kind)
         addresses += (tensor[4],)
         begins += (begin,)
-        flips += (flip,)
+        positions += (within,)
         there += (present,)
     if CODE >= 0:
-        low, high, moments = _add_whole(low, high, moments, addresses, begins, flips, there, signs, CODE)
+        low, high, moments = _add_whole(low, high, moments, addresses, begins, positions, there, signs, CODE)
     elif kinds == _ALL_BFLOAT16:
-        low, high, moments = _add_whole(low, high, moments, addresses, begins, flips, there, signs, BFLOAT16)
+        low, high, moments = _add_whole(low, high, moments, addresses, begins, positions, there, signs, BFLOAT16)
     elif kinds == _ALL_FLOAT16:
-        low, high, moments = _add_whole(low, high, moments, addresses, begins, flips, there, signs, FLOAT16)
+        low, high, moments = _add_whole(low, high, moments, addresses, begins, positions, there, signs, FLOAT16)
     elif kinds == _ALL_FLOAT32:
-        low, high, moments = _add_whole(low, high, moments, addresses, begins, flips, there, signs, FLOAT32)
+        low, high, moments = _add_whole(low, high, moments, addresses, begins, positions, there, signs, FLOAT32)
     elif kinds == 0:
-        low, high, moments, tensor = _add_any(low, high, moments, start, where, tile, j, q, order, signs, False, False)
+        low, high, moments, tensor = _add_any(
+            low, high, moments, start, tensor_ptr, tile, j, q, order, signs, False, False
+        )
     return low, high, moments, tensor
 
 
 @triton.jit
-def _add_whole(low, high, moments, addresses, begins, flips, there, signs, CODE: tl.constexpr):
+def _add_whole(low, high, moments, addresses, begins, positions, there, signs, CODE: tl.constexpr):
     """Add four pieces, each whole and aligned or not there at all."""
     GROUPS: tl.constexpr = low.shape[0]
     words = ()
     for t in tl.static_range(4):
-        words += (_load_words(addresses[t], begins[t], flips[t], there[t], GROUPS, CODE),)
+        words += (_load_words(addresses[t], begins[t], positions[t], there[t], CODE),)
     squares = tl.zeros([GROUPS, 4], tl.float32)
     largest = moments[3]
     for t in tl.static_range(4):
@@ -274,13 +290,14 @@ def _negate(x, sign):
 
 
 @triton.jit
-def _load_words(address, begin, flip, there, GROUPS: tl.constexpr, CODE: tl.constexpr):
+def _load_words(address, begin, positions, there, CODE: tl.constexpr):
     """The words of a whole aligned piece: [GROUPS, 4] int32, or the even and the odd elements, float32."""
+    GROUPS: tl.constexpr = positions.shape[0]
     if item_bytes(CODE) == 2:
-        words = _load(_vectors(address, begin, flip, 4, 0, GROUPS, CODE), there)
+        words = _load(_vectors(address, begin, positions, 0, CODE), there)
     else:
-        first = _load(_vectors(address, begin, flip, 8, 0, GROUPS, CODE), there)
-        second = _load(_vectors(address, begin, flip, 8, 4, GROUPS, CODE), there)
+        first = _load(_vectors(address, begin, positions, 0, CODE), there)
+        second = _load(_vectors(address, begin, positions, 4, CODE), there)
         low_0, high_0 = tl.split(first.to(tl.float32, bitcast=True).reshape([GROUPS, 2, 2]))
         low_1, high_1 = tl.split(second.to(tl.float32, bitcast=True).reshape([GROUPS, 2, 2]))
         words = (
@@ -296,32 +313,29 @@ def _load(pointers, there):
 
 
 @triton.jit
-def _vectors(address, begin, flip, WORDS: tl.constexpr, FIRST: tl.constexpr, GROUPS: tl.constexpr, CODE: tl.constexpr):
-    """Pointers to four words, 16 bytes, of each group of eight elements, which takes up WORDS."""
-    pointer = (address + begin * item_bytes(CODE)).to(tl.pointer_type(tl.int32))
-    group = (tl.arange(0, GROUPS) * WORDS) ^ (flip * WORDS // 8)
-    pointers = pointer + (FIRST + group[:, None] + tl.arange(0, 4)[None, :])
+def _vectors(address, begin, positions, FIRST: tl.constexpr, CODE: tl.constexpr):
+    """Pointers to four words, 16 bytes, of each group of eight elements, from its word FIRST on."""
+    groups = address + begin * item_bytes(CODE) + positions.to(tl.int64) * item_bytes(CODE)
+    pointers = groups.to(tl.pointer_type(tl.int32))[:, None] + (FIRST + tl.arange(0, 4))[None, :]
     return tl.multiple_of(tl.max_contiguous(pointers, [1, 4]), [16, 16])
 
 
 @triton.jit
 def _add_any(
-    low, high, moments, tensor, where, tile, j, q, order, signs, WIDE: tl.constexpr, UPDATE: tl.constexpr
+    low, high, moments, tensor, tensor_ptr, tile, j, q, order, signs, WIDE: tl.constexpr, UPDATE: tl.constexpr
 ):  # fmt: skip
     """Add the four blocks of a quad one after the other, of any dtypes and however many elements they have."""
     TILE: tl.constexpr = 8 * low.shape[0]
     for t in range(4):
         b = _block(j, t, q, order)
         if b < tile[2]:
-            tensor = _advance(b, tensor, where)
-            begin, left, flip = _piece(b, tensor, tile, TILE)
+            tensor = _advance(b, tensor, tensor_ptr)
+            begin, positions, length, left = _piece(b, tensor, tile, TILE)
             if left > 0:
-                count = tl.minimum(left, TILE).to(tl.int32)
-                x_low, x_high = _read(tensor[4], tensor[5], begin, count, flip, TILE, WIDE)
+                piece = (begin, positions, length, left < TILE)
+                x_low, x_high = _read(tensor[4], tensor[5], piece, WIDE)
                 if UPDATE:
-                    x_low, x_high, moments = _update(
-                        x_low, x_high, moments, tensor, where, begin, count, flip, TILE, WIDE
-                    )
+                    x_low, x_high, moments = _update(x_low, x_high, moments, tensor, tensor_ptr, piece, WIDE)
                 else:
                     squares = tl.sum(x_low * x_low + x_high * x_high, axis=1).to(tl.float64)
                     largest = tl.maximum(tl.maximum(moments[3], tl.abs(x_low)), tl.abs(x_high))
@@ -333,16 +347,15 @@ def _add_any(
 
 
 @triton.jit
-def _update(x_low, x_high, moments, tensor, where, begin, count, flip, TILE: tl.constexpr, WIDE: tl.constexpr):
+def _update(x_low, x_high, moments, tensor, tensor_ptr, piece, WIDE: tl.constexpr):
     """The update of a piece of a parameter, whose snapshot is renewed, and its moments added to the others."""
-    _, where_ptr, tensors = where
-    row_ptr = where_ptr + tensor[0]
-    snapshot, gradient = tl.load(row_ptr + 2 * tensors), tl.load(row_ptr + 3 * tensors)
-    gradient_code = tl.load(row_ptr + 4 * tensors).to(tl.int32)
-    old_low, old_high = _read(snapshot, tensor[5], begin, count, flip, TILE, WIDE)
-    g_low, g_high = _read(gradient, gradient_code, begin, count, flip, TILE, WIDE)
+    row_ptr = tensor_ptr + _COLUMNS * tensor[0].to(tl.int64)
+    snapshot, gradient, gradient_code = tl.load(row_ptr + 5), tl.load(row_ptr + 6), tl.load(row_ptr + 7).to(tl.int32)
+    old_low, old_high = _read(snapshot, tensor[5], piece, WIDE)
+    g_low, g_high = _read(gradient, gradient_code, piece, WIDE)
     u_low, u_high = x_low - old_low, x_high - old_high
-    _write(snapshot, tensor[5], begin, left, flip, x_low, x_high, TILE, WIDE)
+    tl.debug_barrier()  # whoever writes an element may not be the one who reads it
+    _write(snapshot, tensor[5], piece, x_low, x_high, WIDE)
     x_sq = tl.sum(x_low * x_low + x_high * x_high, axis=1).to(tl.float64)
     u_sq = tl.sum(u_low * u_low + u_high * u_high, axis=1).to(tl.float64)
     g_dot_u = tl.sum(g_low * u_low + g_high * u_high, axis=1).to(tl.float64)
@@ -350,87 +363,85 @@ def _update(x_low, x_high, moments, tensor, where, begin, count, flip, TILE: tl.
 
 
 @triton.jit
-def _read(address, code, begin, count, flip, TILE: tl.constexpr, WIDE: tl.constexpr):
+def _read(address, code, piece, WIDE: tl.constexpr, CODE: tl.constexpr = -1):
     """A piece of any tensor, [GROUPS, 4] its even and its odd elements; zero where there is none."""
-    code = tl.where((count < TILE) & (code < SHORT), code + SHORT, code)
-    if code == FLOAT32:
-        low, high = _read_as(address, begin, count, flip, TILE, FLOAT32, WIDE)
+    code = tl.where(piece[3] & (code < SHORT), code + SHORT, code)
+    if CODE >= 0:
+        low, high = _read_as(address, piece, CODE, WIDE)
+    elif code == FLOAT32:
+        low, high = _read_as(address, piece, FLOAT32, WIDE)
     elif code == BFLOAT16:
-        low, high = _read_as(address, begin, count, flip, TILE, BFLOAT16, WIDE)
+        low, high = _read_as(address, piece, BFLOAT16, WIDE)
     elif code == FLOAT16:
-        low, high = _read_as(address, begin, count, flip, TILE, FLOAT16, WIDE)
+        low, high = _read_as(address, piece, FLOAT16, WIDE)
     elif code == FLOAT32 + SHORT:
-        low, high = _read_as(address, begin, count, flip, TILE, FLOAT32 + SHORT, WIDE)
+        low, high = _read_as(address, piece, FLOAT32 + SHORT, WIDE)
     elif code == BFLOAT16 + SHORT:
-        low, high = _read_as(address, begin, count, flip, TILE, BFLOAT16 + SHORT, WIDE)
+        low, high = _read_as(address, piece, BFLOAT16 + SHORT, WIDE)
     elif code == FLOAT16 + SHORT:
-        low, high = _read_as(address, begin, count, flip, TILE, FLOAT16 + SHORT, WIDE)
+        low, high = _read_as(address, piece, FLOAT16 + SHORT, WIDE)
     elif WIDE and code % 4 == FLOAT64 and code < ABSENT:
-        low, high = _read_as(address, begin, count, flip, TILE, FLOAT64 + SHORT, WIDE)
+        low, high = _read_as(address, piece, FLOAT64 + SHORT, WIDE)
     else:
-        low = tl.zeros([TILE // 8, 4], compute_type(WIDE))
+        low = tl.zeros([piece[1].shape[0], 4], compute_type(WIDE))
         high = low
     return low, high
 
 
 @triton.jit
-def _read_as(address, begin, count, flip, TILE: tl.constexpr, CODE: tl.constexpr, WIDE: tl.constexpr):
-    GROUPS: tl.constexpr = TILE // 8
+def _read_as(address, piece, CODE: tl.constexpr, WIDE: tl.constexpr):
+    begin, positions, length, _ = piece
     if CODE >= SHORT:
-        pointer, element = _elements(address, begin, flip, GROUPS, CODE)
-        low = tl.load(pointer + element, mask=element < count, other=0.0).to(compute_type(WIDE))
-        high = tl.load(pointer + element + 1, mask=element + 1 < count, other=0.0).to(compute_type(WIDE))
+        pointer = address.to(tl.pointer_type(element_type(CODE))) + begin
+        element = positions[:, None] + 2 * tl.arange(0, 4)[None, :]
+        low = tl.load(pointer + element, mask=element < length, other=0.0).to(compute_type(WIDE))
+        high = tl.load(pointer + element + 1, mask=element + 1 < length, other=0.0).to(compute_type(WIDE))
     elif item_bytes(CODE) == 2:
-        low, high = unpack(_load_words(address, begin, flip, None, GROUPS, CODE), CODE, WIDE)
+        low, high = unpack(_load_words(address, begin, positions, None, CODE), CODE, WIDE)
     else:
-        low, high = _load_words(address, begin, flip, None, GROUPS, CODE)
+        low, high = _load_words(address, begin, positions, None, CODE)
         low, high = low.to(compute_type(WIDE)), high.to(compute_type(WIDE))
     return low, high
 
 
 @triton.jit
-def _elements(address, begin, flip, GROUPS: tl.constexpr, CODE: tl.constexpr):
-    """Pointer to a piece, and where in it the even elements are."""
-    pointer = address.to(tl.pointer_type(element_type(CODE))) + begin
-    return pointer, ((tl.arange(0, GROUPS) * 8) ^ flip)[:, None] + 2 * tl.arange(0, 4)[None, :]
-
-
-@triton.jit
-def _write(address, code, begin, count, flip, low, high, TILE: tl.constexpr, WIDE: tl.constexpr):
-    """Write back what `_read` has returned for these arguments, or would have."""
-    code = tl.where((count < TILE) & (code < SHORT), code + SHORT, code)
+def _write(address, code, piece, low, high, WIDE: tl.constexpr):
+    """Write back what `_read` has returned for this piece of a tensor of the same dtype."""
+    code = tl.where(piece[3] & (code < SHORT), code + SHORT, code)
     if code == FLOAT32:
-        _write_as(address, begin, count, flip, low, high, TILE, FLOAT32)
+        _write_as(address, piece, low, high, FLOAT32)
     elif code == BFLOAT16:
-        _write_as(address, begin, count, flip, low, high, TILE, BFLOAT16)
+        _write_as(address, piece, low, high, BFLOAT16)
     elif code == FLOAT16:
-        _write_as(address, begin, count, flip, low, high, TILE, FLOAT16)
+        _write_as(address, piece, low, high, FLOAT16)
     elif code == FLOAT32 + SHORT:
-        _write_as(address, begin, count, flip, low, high, TILE, FLOAT32 + SHORT)
+        _write_as(address, piece, low, high, FLOAT32 + SHORT)
     elif code == BFLOAT16 + SHORT:
-        _write_as(address, begin, count, flip, low, high, TILE, BFLOAT16 + SHORT)
+        _write_as(address, piece, low, high, BFLOAT16 + SHORT)
     elif code == FLOAT16 + SHORT:
-        _write_as(address, begin, count, flip, low, high, TILE, FLOAT16 + SHORT)
+        _write_as(address, piece, low, high, FLOAT16 + SHORT)
     elif WIDE and code % 4 == FLOAT64 and code < ABSENT:
-        _write_as(address, begin, count, flip, low, high, TILE, FLOAT64 + SHORT)
+        _write_as(address, piece, low, high, FLOAT64 + SHORT)
 
 
 @triton.jit
-def _write_as(address, begin, count, flip, low, high, TILE: tl.constexpr, CODE: tl.constexpr):
-    GROUPS: tl.constexpr = TILE // 8
+def _write_as(address, piece, low, high, CODE: tl.constexpr):
+    begin, positions, length, _ = piece
+    GROUPS: tl.constexpr = positions.shape[0]
     if CODE >= SHORT:
-        pointer, element = _elements(address, begin, flip, GROUPS, CODE)
-        tl.store(pointer + element, low.to(element_type(CODE)), mask=element < count)
-        tl.store(pointer + element + 1, high.to(element_type(CODE)), mask=element + 1 < count)
+        pointer = address.to(tl.pointer_type(element_type(CODE))) + begin
+        element = positions[:, None] + 2 * tl.arange(0, 4)[None, :]
+        tl.store(pointer + element, low.to(element_type(CODE)), mask=element < length)
+        tl.store(pointer + element + 1, high.to(element_type(CODE)), mask=element + 1 < length)
     elif item_bytes(CODE) == 2:
         low_bits = low.to(element_type(CODE)).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
         high_bits = high.to(element_type(CODE)).to(tl.int16, bitcast=True).to(tl.int32) << 16
-        tl.store(_vectors(address, begin, flip, 4, 0, GROUPS, CODE), low_bits | high_bits)
+        tl.store(_vectors(address, begin, positions, 0, CODE), low_bits | high_bits)
     else:
         low_0, low_1 = tl.split(_bits(low).reshape([GROUPS, 2, 2]).permute(0, 2, 1))
         high_0, high_1 = tl.split(_bits(high).reshape([GROUPS, 2, 2]).permute(0, 2, 1))
-        tl.store(_vectors(address, begin, flip, 8, 0, GROUPS, CODE), tl.join(low_0, high_0).reshape([GROUPS, 4]))
-        tl.store(_vectors(address, begin, flip, 8, 4, GROUPS, CODE), tl.join(low_1, high_1).reshape([GROUPS, 4]))
+        tl.store(_vectors(address, begin, positions, 0, CODE), tl.join(low_0, high_0).reshape([GROUPS, 4]))
+        tl.store(_vectors(address, begin, positions, 4, CODE), tl.join(low_1, high_1).reshape([GROUPS, 4]))
 
 
 @triton.jit
@@ -439,58 +450,62 @@ def _bits(x):
 
 
 @triton.jit
-def _count_nonfinite(where, tile, first_quad, end_quad, first_place, GROUPS: tl.constexpr, WIDE: tl.constexpr):
+def _count_nonfinite(
+    tensor_ptr, tile, first_quad, end_quad, place, first_place,
+    GROUPS: tl.constexpr, WIDE: tl.constexpr, CODE: tl.constexpr,
+):  # fmt: skip
     """Number of inf and NaN in a run of quads, all of which are read again."""
     TILE: tl.constexpr = 8 * GROUPS
     found = tl.zeros([GROUPS, 4], tl.int32)
     rounds = (tile[2] + 31) // 32
+    tensor = _tensor(place, tensor_ptr)
     for quad in range(first_quad, end_quad):
         q, j = quad // rounds, quad % rounds
         order = _mix32(tl.cast(j, tl.uint32) ^ tile[3] ^ _ORDER_STREAM)
-        tensor = _tensor(first_place, where)
+        if j == 0:
+            tensor = _tensor(first_place, tensor_ptr)
         for t in range(4):
             b = _block(j, t, q, order)
             if b < tile[2]:
-                tensor = _advance(b, tensor, where)
-                begin, left, flip = _piece(b, tensor, tile, TILE)
-                count = tl.minimum(tl.maximum(left, 0), TILE).to(tl.int32)
-                low, high = _read(tensor[4], tensor[5], begin, count, flip, TILE, WIDE)
+                tensor = _advance(b, tensor, tensor_ptr)
+                begin, positions, length, left = _piece(b, tensor, tile, TILE)
+                low, high = _read(tensor[4], tensor[5], (begin, positions, length, left < TILE), WIDE, CODE)
                 found += (tl.abs(low) < float("inf")).to(tl.int32) ^ 1
                 found += (tl.abs(high) < float("inf")).to(tl.int32) ^ 1
     return tl.sum(found)
 
 
-@triton.jit(do_not_specialize=["n_units", "n_tensors"])
+@triton.jit(do_not_specialize=["n_units"])
 def _copy_kernel(
-    unit_ptr, where_ptr, scale_ptr, out_ptr, partial_ptr, n_units, n_tensors,
+    unit_ptr, tensor_ptr, scale_ptr, out_ptr, partials_ptr, n_units,
     UNIT: tl.constexpr, WIDE: tl.constexpr, UPDATE: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     unit = tl.program_id(0).to(tl.int64)
-    stride, tensors = tl.cast(n_units, tl.int64), tl.cast(n_tensors, tl.int64)
+    stride = tl.cast(n_units, tl.int64)
     place, start = tl.load(unit_ptr + unit), tl.load(unit_ptr + stride + unit)
     length, target = tl.load(unit_ptr + 2 * stride + unit).to(tl.int32), tl.load(unit_ptr + 3 * stride + unit)
     lanes = tl.arange(0, UNIT)
-    row_ptr = where_ptr + tl.maximum(place, 0)
+    row_ptr = tensor_ptr + _COLUMNS * tl.maximum(place, 0)
     scale = tl.full((), 1, tl.float64)
     if SCALED:
         scale = tl.load(scale_ptr)
-    code = _unit_code(place, tl.load(row_ptr + tensors), length, UNIT)
-    x = load_tile(_at(tl.load(row_ptr), start, code), code, 0, lanes, length, -1, WIDE)
+    code = _unit_code(place, tl.load(row_ptr + 4), length, UNIT)
+    x = load_tile(_at(tl.load(row_ptr + 3), start, code), code, 0, lanes, length, -1, WIDE)
     first = _sum(x * x)
     if UPDATE:
-        gradient_code = _unit_code(place, tl.load(row_ptr + 4 * tensors), length, UNIT)
-        gradient = _at(tl.load(row_ptr + 3 * tensors), start, gradient_code)
-        snapshot = _at(tl.load(row_ptr + 2 * tensors), start, code)
+        gradient_code = _unit_code(place, tl.load(row_ptr + 7), length, UNIT)
+        gradient = _at(tl.load(row_ptr + 6), start, gradient_code)
+        snapshot = _at(tl.load(row_ptr + 5), start, code)
         update = x - load_tile(snapshot, code, 0, lanes, length, -1, WIDE)
         dot = _sum(load_tile(gradient, gradient_code, 0, lanes, length, -1, WIDE) * update)
+        tl.debug_barrier()
         store_tile(snapshot, code, 0, lanes, length, x, -1, WIDE)
-        _store_moments(partial_ptr + 3 * unit, first, _sum(update * update), _scaled(dot, scale, SCALED))
+        _store_moments(partials_ptr + 3 * unit, first, _sum(update * update), _scaled(dot, scale, SCALED))
         x = update
     else:
-        _store_moments(
-            partial_ptr + 3 * unit, _scaled(_scaled(first, scale, SCALED), scale, SCALED),
-            _scaled(tl.max(tl.where(x == x, tl.abs(x), 0.0)).to(tl.float64), tl.abs(scale), SCALED), count_nonfinite(x).to(tl.float64),
-        )  # fmt: skip
+        largest, bad = tl.max(tl.maximum(tl.abs(x), 0)).to(tl.float64), count_nonfinite(x).to(tl.float64)
+        first = _scaled(_scaled(first, scale, SCALED), scale, SCALED)
+        _store_moments(partials_ptr + 3 * unit, first, _scaled(largest, tl.abs(scale), SCALED), bad)
         x = _scaled(x, scale, SCALED)
     tl.store(out_ptr + target + lanes, x.to(tl.float32), mask=lanes < length)
 
@@ -528,9 +543,7 @@ def _sum_kernel(unit_ptr, scratch_ptr, out_ptr, n_units, UNIT: tl.constexpr):
     tl.store(tl.multiple_of(out_ptr + target, 16) + lanes, total)
 
 
-def launch_sketch(
-    programs, copies, sums, tensors, where, out, scratch, partials, *, update=False, wide=False, scale=None
-):
+def launch_sketch(programs, copies, sums, tensors, out, scratch, partials, *, update=False, wide=False, scale=None):
     """Sketch every group, and measure what is read.
 
     Args:
@@ -541,10 +554,10 @@ def launch_sketch(
         copies: int64 (4, n), the exact groups: tensor (-1 for zeros), first element, length, index into ``out``.
         sums: int64 (4, n), what is added up afterwards: index into ``out``, index into ``scratch`` of the first run,
             number of runs, distance from one to the next.
-        tensors: int64 (3, tensor), the tensors by group: end and first of their blocks, number of elements.
-        where: int64 (2, tensor) or, for updates, (5, tensor): address and code of the tensors themselves (parameters);
-            address of the snapshots; address and code of the gradients. Codes are those of `loads`, without regard to
-            length: 0..3 where the tensor, and its snapshot, begin at a multiple of 16 bytes.
+        tensors: int64 (tensor, 8), the tensors by group: end and first of their blocks, elements of the last one;
+            address and code; and for updates, where the tensors are parameters, address of the snapshots, address and
+            code of the gradients. Codes are those of `loads` but for the length: 0..3 where the tensor, and its
+            snapshot, begin at a multiple of 16 bytes.
         out: float32 (plan.total,), at a multiple of 16 bytes; all of it is written.
         scratch: float32, of the length that goes with the tables.
         partials: float64 (rows, 3): a row for each program, one table after the other, then for each copy: sum x^2,
@@ -553,19 +566,20 @@ def launch_sketch(
         wide: read float64 too, and compute moments in float64.
         scale: float64 (), what the gradient is multiplied by.
     """
-    n_tensors, row = where.shape[1], 0
+    row = 0
     options = {"WIDE": wide, "UPDATE": update, "SCALED": scale is not None}
+    registers = {} if update or wide else nvidia_options(maxnreg=_MAX_REGISTERS)
     for tile, table in zip(SKETCH_TILES, programs, strict=True):
         n_programs = table.shape[1]
         if n_programs > 0:
             _sketch_kernel[(n_programs,)](
-                table, tensors, where, scale, out, scratch, partials[row:], n_programs, n_tensors,
-                TILE=tile, CODE=-1, **options, num_warps=_WARPS[tile],
+                table, tensors, scale, out, scratch, partials[row:], n_programs,
+                TILE=tile, CODE=-1, **options, num_warps=_WARPS[tile], **registers,
             )  # fmt: skip
         row += n_programs
     if copies.shape[1] > 0:
         _copy_kernel[(copies.shape[1],)](
-            copies, where, scale, out, partials[row:], copies.shape[1], n_tensors,
+            copies, tensors, scale, out, partials[row:], copies.shape[1],
             UNIT=SKETCH_COPY, **options, num_warps=4,
         )  # fmt: skip
     if sums.shape[1] > 0:
@@ -574,13 +588,13 @@ def launch_sketch(
 
 def sketch_variants():
     """What is compiled ahead of time: the kernels that run, and for each dtype the path of whole quads alone."""
-    pointers = {"where_ptr": "*i64", "scale_ptr": "*fp64", "out_ptr": "*fp32"}
+    pointers = {"tensor_ptr": "*i64", "scale_ptr": "*fp64", "out_ptr": "*fp32"}
     signature = {
-        "program_ptr": "*i64", "tensor_ptr": "*i64", **pointers, "scratch_ptr": "*fp32", "partial_ptr": "*fp64",
-        "n_programs": "i32", "n_tensors": "i32",
+        "program_ptr": "*i64", **pointers, "scratch_ptr": "*fp32", "partials_ptr": "*fp64",
+        "n_programs": "i32",
     }  # fmt: skip
     copy_signature = {
-        "unit_ptr": "*i64", **pointers, "partial_ptr": "*fp64", "n_units": "i32", "n_tensors": "i32",
+        "unit_ptr": "*i64", **pointers, "partials_ptr": "*fp64", "n_units": "i32",
     }  # fmt: skip
     common = {"divisible_by_16": ["out_ptr", "scratch_ptr"], "options": {}, "elements": 1, "min_vector_bytes": 0,
               "max_instructions_per_element": None, "loop": False}  # fmt: skip
@@ -588,7 +602,7 @@ def sketch_variants():
         common | {
             "name": f"sketch-{DTYPE_NAMES[code]}", "kernel": _sketch_kernel, "signature": signature, "num_warps": 2,
             "constexprs": {"TILE": 1024, "CODE": code, "WIDE": False, "UPDATE": False, "SCALED": False},
-            "elements": 4 * 1024, "min_vector_bytes": 16, "loop": True,
+            "options": {"maxnreg": _MAX_REGISTERS}, "elements": 4 * 1024, "min_vector_bytes": 16, "loop": True,
             "max_instructions_per_element": 9 if code == 2 else None,
         }
         for code in (0, 2, 3)
@@ -597,6 +611,7 @@ def sketch_variants():
         common | {
             "name": f"sketch-{tile}{'-update' * update}{'-wide' * wide}", "kernel": _sketch_kernel,
             "signature": signature, "num_warps": _WARPS[tile],
+            "options": {} if update or wide else {"maxnreg": _MAX_REGISTERS},
             "constexprs": {"TILE": tile, "CODE": -1, "WIDE": wide, "UPDATE": update, "SCALED": True},
         }
         for tile in SKETCH_TILES

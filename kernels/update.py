@@ -29,6 +29,7 @@ from fastgeom.kernels.loads import (
     compute_type,
     item_bytes,
     load_tile,
+    nvidia_options,
     store_tile,
 )
 
@@ -43,6 +44,8 @@ UPDATE_COLUMNS = 4
 _BIG_WARPS = 8
 _SMALL_WARPS = 1
 _COLUMNS = tl.constexpr(UPDATE_COLUMNS)
+_MAX_REGISTERS = 128
+"""Left alone, the compiler spills to reach 80."""
 
 
 def update_bytes(n_elements: int, gradient_bytes: int = 4, history_bytes: int = 4, parameter_bytes: int = 4) -> int:
@@ -169,7 +172,7 @@ def launch_update(table, n_units, ring, state, partials, *, small, wide=False, k
         code = DTYPE_NAMES.index(str(ring.dtype).removeprefix("torch."))
         _update_kernel[(n_units,)](
             table, ring, state, scale, partials, n_units, ring.stride(0), CODE=-1, KEEP=keep, SCALED=scale is not None,
-            **_configuration(code, small, wide),
+            **_configuration(code, small, wide), **nvidia_options(maxnreg=_MAX_REGISTERS),
         )  # fmt: skip
 
 
@@ -210,7 +213,7 @@ def _variant(name, code, path, small, wide):
         "num_warps": configuration.pop("num_warps"),
         "constexprs": configuration | {"CODE": path, "KEEP": not fixed, "SCALED": not fixed},
         "divisible_by_16": [*(argument for argument in types if argument.endswith("_ptr")), "row_elements"],
-        "options": {},
+        "options": {"maxnreg": _MAX_REGISTERS},
         "elements": configuration["UNIT"],
         "min_vector_bytes": 16 if fixed else 4,
         "max_instructions_per_element": None,
