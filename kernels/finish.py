@@ -69,9 +69,24 @@ def launch_reduce(partials, spans, out, *, max_column=-1):
 
 
 @triton.jit
-def _ratio(dot, norms):
-    """NaN where a norm is 0; nothing is divided by it, which would be a warning where kernels are interpreted."""
-    return tl.where(norms == 0, _NAN, dot / tl.where(norms == 0, 1.0, norms))
+def _lags(slot_step_ptr, first, step, n_slots, window):
+    """Some slots of the ring, how many steps ago each was filled, and whether that is a lag of the window."""
+    slots = first + tl.arange(0, _SLOTS)
+    inside = slots < n_slots
+    lag = step - tl.load(slot_step_ptr + slots, mask=inside, other=0)
+    return slots, lag, inside & (lag >= 1) & (lag <= window)
+
+
+@triton.jit
+def _store_lags(lag_ptr, dot_ptr, past_norm_ptr, norm, window, known):
+    """Dots and cosines to their lags; a cosine is NaN where a norm is 0.
+
+    Nothing is divided by such a norm: where kernels are interpreted that would be a warning.
+    """
+    dot = tl.load(dot_ptr, mask=known, other=0.0)
+    norms = tl.load(past_norm_ptr, mask=known, other=0.0) * norm
+    tl.store(lag_ptr, dot, mask=known)
+    tl.store(lag_ptr + window, tl.where(norms == 0, _NAN, dot / tl.where(norms == 0, 1.0, norms)), mask=known)
 
 
 @triton.jit(do_not_specialize=["n_columns", "sums_column", "n_slots", "window", "advance"])
@@ -94,15 +109,9 @@ def _window_finish_kernel(
     tl.store(out_ptr + 4, tl.where(adjacent, tl.load(sums_ptr + 2), _NAN))
     tl.store(nonfinite_ptr + row, tl.load(sums_ptr + 4).to(tl.int64))
     for first in range(0, n_slots, _SLOTS):
-        slots = first + tl.arange(0, _SLOTS)
-        inside = slots < n_slots
-        lag = step - tl.load(slot_step_ptr + slots, mask=inside, other=0)
-        known = inside & (lag >= 1) & (lag <= window)
-        dot = tl.load(total_ptr + slots, mask=known, other=0.0)
-        past_norm = tl.load(slot_norm_ptr + row * n_slots + slots, mask=known, other=0.0)
+        slots, lag, known = _lags(slot_step_ptr, first, step, n_slots, window)
         lag_ptr = out_ptr + _SUMS + lag - 1
-        tl.store(lag_ptr, dot, mask=known)
-        tl.store(lag_ptr + window, _ratio(dot, past_norm * norm), mask=known)
+        _store_lags(lag_ptr, total_ptr + slots, slot_norm_ptr + row * n_slots + slots, norm, window, known)
         if PAST:
             past = tl.load(slot_past_ptr + row * n_slots + slots, mask=known, other=0.0)
             tl.store(lag_ptr + 2 * window, past, mask=known)
@@ -200,14 +209,9 @@ def _gram_finish_kernel(
     tl.store(out_ptr, tl.where(adjacent, tl.load(total_ptr + n_slots), _NAN))
     tl.store(out_ptr + 1, tl.where(adjacent, tl.load(total_ptr + n_slots + 1), _NAN))
     for first in range(0, n_slots, _SLOTS):
-        slots = first + tl.arange(0, _SLOTS)
-        inside = slots < n_slots
-        lag = step - tl.load(slot_known_ptr + slots, mask=inside, other=0)
-        known = inside & (lag >= 1) & (lag <= window)
-        dot = tl.load(total_ptr + slots, mask=known, other=0.0)
-        past_norm = tl.load(slot_norm_ptr + row * n_slots + slots, mask=known, other=0.0)
-        tl.store(out_ptr + 1 + lag, dot, mask=known)
-        tl.store(out_ptr + 1 + lag + window, _ratio(dot, past_norm * norm), mask=known)
+        slots, lag, known = _lags(slot_known_ptr, first, step, n_slots, window)
+        lag_ptr = out_ptr + 2 + lag - 1
+        _store_lags(lag_ptr, total_ptr + slots, slot_norm_ptr + row * n_slots + slots, norm, window, known)
 
 
 def launch_gram_finish(totals, state, slot_step, slot_known, slot_norm, out, *, window):

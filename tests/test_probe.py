@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,17 +16,36 @@ from fastgeom import reference
 
 # Sums are float64 whatever the tensors are; the reference adds in another order.
 ROUNDING = 1e-13
+CPU = torch.device("cpu")
 
 
-def small_model(dtype: torch.dtype = torch.float32) -> nn.Module:
+class On(NamedTuple):
+    """An engine, where its tensors lie, and how far its sums may be off, relative to those of their terms' sizes."""
+
+    backend: str
+    device: torch.device
+    rounding: float
+
+    def probe(self, *arguments: Any, **options: Any) -> fastgeom.Probe:
+        return fastgeom.Probe(*arguments, backend=self.backend, **options)
+
+
+@pytest.fixture(params=["cpu", "triton"])
+def on(request, device) -> On:
+    """Both engines; short float32 sums are what Triton's begin with."""
+    return On("cpu", CPU, ROUNDING) if request.param == "cpu" else On("triton", device, 1e-6)
+
+
+def small_model(dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 36, 5)).to(dtype)
-    return model
+    return model.to(device)
 
 
-def batch(step: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+def batch(step: int, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(step)
-    return torch.randn(16, 1, 8, 8, generator=generator).to(dtype), torch.randint(5, (16,), generator=generator)
+    images, labels = torch.randn(16, 1, 8, 8, generator=generator), torch.randint(5, (16,), generator=generator)
+    return images.to(device, dtype), labels.to(device)
 
 
 class Recorder:
@@ -38,7 +58,8 @@ class Recorder:
 
     def backward(self, step: int) -> Tensor:
         self.optimizer.zero_grad()
-        images, labels = batch(step, next(self.model.parameters()).dtype)
+        like = next(self.model.parameters())
+        images, labels = batch(step, like.dtype, like.device)
         loss = nn.functional.cross_entropy(self.model(images).float(), labels)
         loss.backward()
         self.gradients.append([p.grad.clone() for p in self.model.parameters()])
@@ -58,8 +79,8 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.1)
 
 
-def recorder(dtype: torch.dtype = torch.float32) -> Recorder:
-    model = small_model(dtype)
+def recorder(dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> Recorder:
+    model = small_model(dtype, device)
     return Recorder(model, sgd(model))
 
 
@@ -68,9 +89,9 @@ PARTS = [("", (), slice(None)), *(("layer_", (i,), part) for i, part in enumerat
 """Prefix of a field, index into its layers, and the parameters that it sums over."""
 
 
-def test_every_statistic_of_a_run_is_that_of_its_definition(tmp_path):
-    run, window = recorder(), 4
-    with fastgeom.Probe(run.model, window=window, trace=tmp_path / "run.h5") as probe:
+def test_every_statistic_of_a_run_is_that_of_its_definition(tmp_path, on):
+    run, window = recorder(device=on.device), 4
+    with on.probe(run.model, window=window, trace=tmp_path / "run.h5") as probe:
         run.run(10, lambda loss: probe.step(loss=loss))
     trace = fastgeom.open_trace(tmp_path / "run.h5")
     assert trace.status == "finished"
@@ -79,8 +100,8 @@ def test_every_statistic_of_a_run_is_that_of_its_definition(tmp_path):
         for prefix, index, part in PARTS:
             g = now[part]
             value = lambda name, *more: trace[prefix + name][(step, *index, *more)]  # noqa: B023, E731
-            assert value("grad_sq") == pytest.approx(reference.dot(g, g), rel=ROUNDING)
-            assert value("grad_norm") == pytest.approx(reference.norm(g), rel=ROUNDING)
+            assert value("grad_sq") == pytest.approx(reference.dot(g, g), rel=on.rounding)
+            assert value("grad_norm") == pytest.approx(reference.norm(g), rel=on.rounding)
             assert value("grad_absmax") == reference.absmax(g)
             assert value("nonfinite") == 0
             for lag in range(1, window + 1):
@@ -90,20 +111,20 @@ def test_every_statistic_of_a_run_is_that_of_its_definition(tmp_path):
                     continue
                 past = run.gradients[step - lag][part]
                 scale = reference.norm(g) * reference.norm(past)
-                assert value("lag_dot", lag - 1) == pytest.approx(reference.dot(g, past), abs=ROUNDING * scale)
-                assert value("lag_cosine", lag - 1) == pytest.approx(reference.cosine(g, past), abs=ROUNDING)
+                assert value("lag_dot", lag - 1) == pytest.approx(reference.dot(g, past), abs=on.rounding * scale)
+                assert value("lag_cosine", lag - 1) == pytest.approx(reference.cosine(g, past), abs=on.rounding)
             if step:
                 past = run.gradients[step - 1][part]
-                assert value("diff_sq") == pytest.approx(reference.difference_sq(g, past), rel=ROUNDING)
-                assert value("sum_sq") == pytest.approx(reference.sum_sq(g, past), rel=ROUNDING)
+                assert value("diff_sq") == pytest.approx(reference.difference_sq(g, past), rel=on.rounding)
+                assert value("sum_sq") == pytest.approx(reference.sum_sq(g, past), rel=on.rounding)
             else:
                 assert math.isnan(value("diff_sq"))
                 assert math.isnan(value("sum_sq"))
 
 
-def test_step_returns_what_the_trace_records(tmp_path):
-    run = recorder()
-    with fastgeom.Probe(run.model, window=3, trace=tmp_path / "run.h5", track_updates=True) as probe:
+def test_step_returns_what_the_trace_records(tmp_path, on):
+    run = recorder(device=on.device)
+    with on.probe(run.model, window=3, trace=tmp_path / "run.h5", track_updates=True) as probe:
         statistics = run.run(6, lambda loss: probe.step(loss=loss))
     trace = fastgeom.open_trace(tmp_path / "run.h5")
     for row, step in enumerate(statistics):
@@ -111,7 +132,7 @@ def test_step_returns_what_the_trace_records(tmp_path):
         for name in "grad_sq grad_norm grad_absmax nonfinite lag_dot lag_cosine diff_sq sum_sq param_sq".split():
             for prefix in ("", "layer_"):
                 recorded, returned = trace[prefix + name][row], getattr(step, prefix + name)
-                np.testing.assert_allclose(recorded, returned.numpy(), rtol=1e-12, err_msg=name)
+                np.testing.assert_allclose(recorded, returned.cpu().numpy(), rtol=1e-12, err_msg=name)
         assert step.update_sq is step.grad_dot_update is step.next_grad_dot_update is None
         assert step.lag_cosine.shape == (3,)
         assert step.layer_lag_cosine.shape == (2, 3)
@@ -127,16 +148,16 @@ def test_step_returns_what_the_trace_records(tmp_path):
     ],
     ids=["sgd", "momentum", "adam"],
 )
-def test_updates_are_the_parameters_own_movement_whatever_the_optimizer(tmp_path, optimizer):
-    model = small_model()
+def test_updates_are_the_parameters_own_movement_whatever_the_optimizer(tmp_path, optimizer, on):
+    model = small_model(device=on.device)
     run = Recorder(model, optimizer(model.parameters()))
-    with fastgeom.Probe(model, window=1, trace=tmp_path / "run.h5", track_updates=True) as probe:
+    with on.probe(model, window=1, trace=tmp_path / "run.h5", track_updates=True) as probe:
         run.run(6, lambda loss: probe.step(loss=loss))
     trace = fastgeom.open_trace(tmp_path / "run.h5")
     for step in range(6):
         for prefix, index, part in PARTS:
             x = run.parameters[step][part]
-            assert trace[prefix + "param_sq"][(step, *index)] == pytest.approx(reference.dot(x, x), rel=ROUNDING)
+            assert trace[prefix + "param_sq"][(step, *index)] == pytest.approx(reference.dot(x, x), rel=on.rounding)
             names = ("update_sq", "grad_dot_update", "next_grad_dot_update")
             if step == 5:
                 assert all(math.isnan(trace[prefix + name][(step, *index)]) for name in names)
@@ -145,7 +166,7 @@ def test_updates_are_the_parameters_own_movement_whatever_the_optimizer(tmp_path
             truth = reference.update_moments(x, after, g, g_next)
             largest_dot = math.sqrt(truth["update_sq"]) * max(reference.norm(g), reference.norm(g_next))
             for name in names:
-                tolerance = ROUNDING * (truth[name] if name == "update_sq" else largest_dot)
+                tolerance = on.rounding * (truth[name] if name == "update_sq" else largest_dot)
                 assert trace[prefix + name][(step, *index)] == pytest.approx(truth[name], abs=tolerance)
 
 
@@ -193,10 +214,10 @@ def test_differences_keep_their_digits_where_gradients_almost_agree_or_cancel():
             assert getattr(statistics, name).item() == pytest.approx(definition([second], [first]), rel=ROUNDING)
 
 
-def test_a_lag_counts_optimiser_steps_and_what_was_not_measured_is_nan(tmp_path):
-    run = recorder()
+def test_a_lag_counts_optimiser_steps_and_what_was_not_measured_is_nan(tmp_path, on):
+    run = recorder(device=on.device)
     schedule = fastgeom.bursts(every=5, length=2)
-    with fastgeom.Probe(run.model, window=6, trace=tmp_path / "run.h5", schedule=schedule, track_updates=True) as probe:
+    with on.probe(run.model, window=6, trace=tmp_path / "run.h5", schedule=schedule, track_updates=True) as probe:
         results = run.run(12, lambda loss: probe.step(loss=loss))
     assert [s is not None for s in results] == [schedule(step) for step in range(12)]
     trace = fastgeom.open_trace(tmp_path / "run.h5")
@@ -206,7 +227,7 @@ def test_a_lag_counts_optimiser_steps_and_what_was_not_measured_is_nan(tmp_path)
         assert [k for k in range(1, 7) if np.isfinite(trace.lag_cosine[row, k - 1])] == known[int(step)]
         for k in known[int(step)]:
             truth = reference.cosine(run.gradients[step], run.gradients[step - k])
-            assert trace.lag_cosine[row, k - 1] == pytest.approx(truth, abs=ROUNDING)
+            assert trace.lag_cosine[row, k - 1] == pytest.approx(truth, abs=on.rounding)
         assert np.isfinite(trace.diff_sq[row]) == (1 in known[int(step)])
         assert np.isfinite(trace.update_sq[row]) == (step in {0, 5, 10})
         assert np.isfinite(trace.param_sq[row])
@@ -236,9 +257,9 @@ def test_the_trainers_own_step_count_is_kept_and_must_grow(tmp_path):
     ],
     ids=["layer", "parameter", "global", "callable"],
 )
-def test_groups_decide_what_a_layer_is(groups, layers):
-    run = recorder()
-    probe = fastgeom.Probe(run.model, window=2, groups=groups)
+def test_groups_decide_what_a_layer_is(groups, layers, on):
+    run = recorder(device=on.device)
+    probe = on.probe(run.model, window=2, groups=groups)
     statistics = run.run(3, lambda loss: probe.step(loss=loss))[-1]
     assert probe.layers == layers
     assert statistics.layer_lag_dot.shape == (len(layers), 2)
@@ -246,9 +267,9 @@ def test_groups_decide_what_a_layer_is(groups, layers):
     torch.testing.assert_close(statistics.layer_grad_absmax.max(), statistics.grad_absmax)
 
 
-def test_max_norm_clips_as_torch_does_and_by_the_norm_just_measured(tmp_path):
-    run = recorder()
-    with fastgeom.Probe(run.model, window=2, trace=tmp_path / "run.h5", schedule=fastgeom.every(2)) as probe:
+def test_max_norm_clips_as_torch_does_and_by_the_norm_just_measured(tmp_path, on):
+    run = recorder(device=on.device)
+    with on.probe(run.model, window=2, trace=tmp_path / "run.h5", schedule=fastgeom.every(2)) as probe:
         for step in range(4):
             loss = run.backward(step)
             twin = copy.deepcopy(run.model)
@@ -261,47 +282,47 @@ def test_max_norm_clips_as_torch_does_and_by_the_norm_just_measured(tmp_path):
             if step % 2 == 0:
                 norm = reference.norm(run.gradients[step])
                 assert norm > 0.3
-                assert statistics.grad_norm.item() == pytest.approx(norm, rel=ROUNDING)
-                assert statistics.clip_coefficient.item() == pytest.approx(0.3 / (norm + 1e-6), rel=ROUNDING)
+                assert statistics.grad_norm.item() == pytest.approx(norm, rel=on.rounding)
+                assert statistics.clip_coefficient.item() == pytest.approx(0.3 / (norm + 1e-6), rel=on.rounding)
             run.optimizer.step()
     coefficients = fastgeom.open_trace(tmp_path / "run.h5").clip_coefficient
     assert len(coefficients) == 2
     assert np.all(coefficients < 1)
 
 
-def test_gradients_may_lie_elsewhere_than_in_grad():
-    parameters = [(f"p{i}", nn.Parameter(torch.zeros(4, dtype=torch.bfloat16))) for i in range(2)]
+def test_gradients_may_lie_elsewhere_than_in_grad(on):
+    parameters = [(f"p{i}", nn.Parameter(torch.zeros(4, dtype=torch.bfloat16, device=on.device))) for i in range(2)]
     for _, p in parameters:
-        p.main_grad = torch.ones(4)
-    probe = fastgeom.Probe(parameters, window=2, gradient=lambda p: p.main_grad)
+        p.main_grad = torch.ones(4, device=on.device)
+    probe = on.probe(parameters, window=2, gradient=lambda p: p.main_grad)
     assert probe.step().grad_sq.item() == 8.0
     assert probe.step().lag_cosine[0].item() == pytest.approx(1.0)
 
 
-def test_a_gradient_of_none_is_a_row_of_zeros_and_all_none_is_an_error():
-    a, b = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
-    probe = fastgeom.Probe([("a", a), ("b", b)], window=2, groups="parameter")
-    a.grad, b.grad = torch.ones(3), torch.full((3,), 2.0)
+def test_a_gradient_of_none_is_a_row_of_zeros_and_all_none_is_an_error(on):
+    a, b = nn.Parameter(torch.zeros(3, device=on.device)), nn.Parameter(torch.zeros(3, device=on.device))
+    probe = on.probe([("a", a), ("b", b)], window=2, groups="parameter")
+    a.grad, b.grad = torch.ones(3, device=on.device), torch.full((3,), 2.0, device=on.device)
     probe.step()
     b.grad = None
     statistics = probe.step()
     assert statistics.layer_grad_sq.tolist() == [3.0, 0.0]
     assert statistics.layer_diff_sq.tolist() == [0.0, 12.0]
     assert statistics.layer_lag_dot[:, 0].tolist() == [3.0, 0.0]
-    b.grad = torch.ones(3)
+    b.grad = torch.ones(3, device=on.device)
     assert probe.step().layer_lag_dot.tolist() == [[3.0, 3.0], [0.0, 6.0]]
     a.grad = b.grad = None
     with pytest.raises(ValueError, match="gradient: expected at least one of 2 parameters"):
         probe.step()
 
 
-def test_nan_and_inf_are_counted_and_the_run_goes_on(tmp_path):
-    run = recorder()
-    with fastgeom.Probe(run.model, window=2, trace=tmp_path / "run.h5") as probe:
+def test_nan_and_inf_are_counted_and_the_run_goes_on(tmp_path, on):
+    run = recorder(device=on.device)
+    with on.probe(run.model, window=2, trace=tmp_path / "run.h5") as probe:
         for step in range(4):
             loss = run.backward(step)
             if step == 1:
-                run.model[3].bias.grad[:2] = torch.tensor([math.nan, -math.inf])
+                run.model[3].bias.grad[:2] = torch.tensor([math.nan, -math.inf], device=on.device)
             statistics = probe.step(loss=loss)
             assert statistics.nonfinite.item() == (2 if step == 1 else 0)
     trace = fastgeom.open_trace(tmp_path / "run.h5")
@@ -312,11 +333,14 @@ def test_nan_and_inf_are_counted_and_the_run_goes_on(tmp_path):
     assert np.isfinite(trace.grad_sq[[0, 2, 3]]).all()
 
 
-def test_empty_and_scalar_parameters_are_fine():
-    parameters = [("empty", nn.Parameter(torch.zeros(0, 3))), ("scalar", nn.Parameter(torch.tensor(1.0)))]
+def test_empty_and_scalar_parameters_are_fine(on):
+    parameters = [
+        ("empty", nn.Parameter(torch.zeros(0, 3, device=on.device))),
+        ("scalar", nn.Parameter(torch.tensor(1.0, device=on.device))),
+    ]
     for _, p in parameters:
         p.grad = torch.full_like(p, 2.0)
-    probe = fastgeom.Probe(parameters, window=2, groups="parameter", track_updates=True)
+    probe = on.probe(parameters, window=2, groups="parameter", track_updates=True)
     probe.step()
     statistics = probe.step()
     assert statistics.layer_grad_sq.tolist() == [0.0, 4.0]
@@ -324,19 +348,21 @@ def test_empty_and_scalar_parameters_are_fine():
     assert statistics.layer_param_sq.tolist() == [0.0, 1.0]
 
 
-def test_recorded_lags_are_kept_per_layer_and_all_lags_overall(tmp_path):
-    run = recorder()
-    with fastgeom.Probe(run.model, window=5, trace=tmp_path / "run.h5", record_lags=[4, 1]) as probe:
+def test_recorded_lags_are_kept_per_layer_and_all_lags_overall(tmp_path, on):
+    run = recorder(device=on.device)
+    with on.probe(run.model, window=5, trace=tmp_path / "run.h5", record_lags=[4, 1]) as probe:
         statistics = run.run(7, lambda loss: probe.step(loss=loss))
     trace = fastgeom.open_trace(tmp_path / "run.h5")
     assert np.isfinite(trace.lag_dot[-1]).all()
     assert np.isfinite(trace.layer_lag_dot[-1]).tolist() == [[True, False, False, True, False]] * 2
-    np.testing.assert_allclose(trace.layer_lag_dot[-1][:, [0, 3]], statistics[-1].layer_lag_dot[:, [0, 3]].numpy())
+    np.testing.assert_allclose(
+        trace.layer_lag_dot[-1][:, [0, 3]], statistics[-1].layer_lag_dot[:, [0, 3]].cpu().numpy()
+    )
 
 
-def test_attached_it_measures_before_every_optimizer_step_until_detached(tmp_path):
-    run = recorder()
-    with fastgeom.Probe(run.model, window=2, trace=tmp_path / "run.h5", track_updates=True) as probe:
+def test_attached_it_measures_before_every_optimizer_step_until_detached(tmp_path, on):
+    run = recorder(device=on.device)
+    with on.probe(run.model, window=2, trace=tmp_path / "run.h5", track_updates=True) as probe:
         assert probe.attach(run.optimizer) is probe
         with pytest.raises(RuntimeError, match="attached"):
             probe.attach(run.optimizer)
@@ -347,7 +373,7 @@ def test_attached_it_measures_before_every_optimizer_step_until_detached(tmp_pat
     trace = fastgeom.open_trace(tmp_path / "run.h5")
     assert list(trace.step) == [0, 1, 2]
     for step in range(3):
-        assert trace.grad_norm[step] == pytest.approx(reference.norm(run.gradients[step]), rel=ROUNDING)
+        assert trace.grad_norm[step] == pytest.approx(reference.norm(run.gradients[step]), rel=on.rounding)
     assert trace.update_sq[0] == pytest.approx(0.01 * trace.grad_sq[0], rel=1e-5)  # float32 parameters round the update
 
 
@@ -431,7 +457,10 @@ BAD_ARGUMENTS = {
     "window true": (lambda m: dict(target=m, window=True), "window: expected an integer"),
     "history": (lambda m: dict(target=m, history="exact"), r"history: expected None, fastgeom.Exact"),
     "groups": (lambda m: dict(target=m, groups="module"), r"groups: expected 'layer', 'parameter', 'global'"),
-    "backend": (lambda m: dict(target=m, backend="tpu"), r"backend: expected None or one of 'cpu', 'triton', got 'tpu'"),
+    "backend": (
+        lambda m: dict(target=m, backend="tpu"),
+        r"backend: expected None or one of 'cpu', 'triton', got 'tpu'",
+    ),
     "lag": (lambda m: dict(target=m, window=4, record_lags=[5]), r"record_lags: .* from 1 to window = 4, got \[5\]"),
     "lag twice": (lambda m: dict(target=m, record_lags=[1, 1]), "record_lags: expected different lags"),
     "fractional lag": (lambda m: dict(target=m, record_lags=[1.5]), r"record_lags: expected an integer .* got 1\.5"),
