@@ -89,7 +89,7 @@ class CpuDeferredWindow:
             return ()
         before = [(slot - 1) % len(self._ring) for slot in self._pending]
         dots, squares = self._engine.gram_moments(
-            self._layout.chunks, self._layout.segments, self._ring, self._pending, before
+            self._layout.chunks, self._layout.segments, self._ring, self._pending, before, self._window
         )
         late = tuple(self._lags(slot, dots[:, i], squares[:, i], before[i]) for i, slot in enumerate(self._pending))
         self._pending.clear()

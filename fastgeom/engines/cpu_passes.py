@@ -154,17 +154,18 @@ class CpuPasses:
 
     def gram_moments(
         self, chunks: ChunkTable, layers: Segments, rows: Sequence[AddressTable], new: Sequence[int],
-        before: Sequence[int],
+        before: Sequence[int], window: int,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Dots of new rows of a ring with all of its rows, in one read of them.
+        """Dots of new rows of a ring with the rows before them, in one read of all.
 
         Args:
             chunks, layers: as in `window_moments`.
             rows: the ring, of one dtype for each tensor.
             new, before: indices of the new rows, and of the row before each.
+            window: rows further apart than this, along the ring, are not compared.
 
         Returns:
-            (layer + 1, new, row) dots, and (layer + 1, new, 2): sum (row - before)^2, sum (row + before)^2.
+            (layer + 1, new, row) dots, NaN where none was taken, and (layer + 1, new, 2): sum (row - before)^2, sum (row + before)^2.
         """
         addresses = np.stack([row.address for row in rows])
         sums = np.zeros((len(chunks), len(new), len(rows) + 2))
@@ -172,7 +173,7 @@ class CpuPasses:
             _deal(
                 cpu_gram.gram, part, chunks.length[part] * len(rows),
                 chunks.tensor, chunks.start, chunks.length, addresses,
-                np.array(new, np.int64), np.array(before, np.int64), *kinds, sums,
+                np.array(new, np.int64), np.array(before, np.int64), *kinds, sums, window,
             )  # fmt: skip
         totals = torch.from_numpy(_by_layer(np.add, sums, layers))
         return totals[..., : len(rows)], totals[..., len(rows) :]
