@@ -209,8 +209,8 @@ def sketch_programs(plan: SketchPlan, widths: Sequence[int], n_programs: int, co
     tiles = plan.tiles(*widths)
     rounds = -(-plan.blocks // 32)
     quads = 8 * rounds[tiles.group]
-    target = max(_FEWEST_QUADS, int(quads.sum()) / n_programs)
-    group_runs = np.maximum(1, 8 * rounds // target).astype(np.int64)
+    share = max(_FEWEST_QUADS, int(quads.sum()) / n_programs)
+    group_runs = np.maximum(1, 8 * rounds // share).astype(np.int64)
     scratch_sizes = np.where((group_runs > 1) & ~plan.exact, group_runs * plan.sizes, 0)
     scratch = np.cumsum(scratch_sizes) - scratch_sizes
 

@@ -49,13 +49,16 @@ SKETCH_SUM = 128
 """Buckets that one program of the second launch adds up."""
 
 _WARPS = {1024: 2, 256: 1, 128: 1}
-_MAX_REGISTERS = 128
-"""Of the usual kernel; left alone, the compiler spills to reach 96. Others take more."""
 _COLUMNS = tl.constexpr(8)
 _ORDER_STREAM, _FLIP_STREAM = tl.constexpr(0x85EBCA6B), tl.constexpr(0x9E3779B9)
 _SIGN, _BOTH_SIGNS = tl.constexpr(-(1 << 31)), tl.constexpr(-0x7FFF8000)
 _ALL_FLOAT32, _ALL_BFLOAT16, _ALL_FLOAT16, _NOTHING = (tl.constexpr(kinds) for kinds in (1, 4, 8, 15))
 """As what dtypes the blocks of a quad may be read: bit 1 << code. A block without elements for the tile as any."""
+
+
+def _max_registers(update, wide):
+    """Left alone, the compiler spills to reach 80, 96 or 128."""
+    return 255 if update and wide else 168 if update or wide else 128
 
 
 def sketch_bytes(n_elements, gradient_bytes=4):
@@ -568,7 +571,7 @@ def launch_sketch(programs, copies, sums, tensors, out, scratch, partials, *, up
     """
     row = 0
     options = {"WIDE": wide, "UPDATE": update, "SCALED": scale is not None}
-    registers = {} if update or wide else nvidia_options(maxnreg=_MAX_REGISTERS)
+    registers = nvidia_options(maxnreg=_max_registers(update, wide))
     for tile, table in zip(SKETCH_TILES, programs, strict=True):
         n_programs = table.shape[1]
         if n_programs > 0:
@@ -602,7 +605,8 @@ def sketch_variants():
         common | {
             "name": f"sketch-{DTYPE_NAMES[code]}", "kernel": _sketch_kernel, "signature": signature, "num_warps": 2,
             "constexprs": {"TILE": 1024, "CODE": code, "WIDE": False, "UPDATE": False, "SCALED": False},
-            "options": {"maxnreg": _MAX_REGISTERS}, "elements": 4 * 1024, "min_vector_bytes": 16, "loop": True,
+            "options": {"maxnreg": _max_registers(False, False)}, "elements": 4 * 1024, "loop": True,
+            "min_vector_bytes": 16,
             "max_instructions_per_element": 9 if code == 2 else None,
         }
         for code in (0, 2, 3)
@@ -611,7 +615,7 @@ def sketch_variants():
         common | {
             "name": f"sketch-{tile}{'-update' * update}{'-wide' * wide}", "kernel": _sketch_kernel,
             "signature": signature, "num_warps": _WARPS[tile],
-            "options": {} if update or wide else {"maxnreg": _MAX_REGISTERS},
+            "options": {"maxnreg": _max_registers(update, wide)},
             "constexprs": {"TILE": tile, "CODE": -1, "WIDE": wide, "UPDATE": update, "SCALED": True},
         }
         for tile in SKETCH_TILES
