@@ -12,7 +12,7 @@ UNFINISHED := $(VENV)/.unfinished
 CACHES := build dist *.egg-info .benchmarks .mypy_cache .pytest_cache .ruff_cache
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean distclean
+.PHONY: help demo test lint bench codegen mutate gpu clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ lint: $(READY) ## check style, format and types
 
 bench: $(READY) ## time everything; each bench asserts that it is right before it is timed
 	$(BIN) -m pytest bench $(ARGS)
+
+gpu: ## on a machine with a CUDA card: every test and bench that needs one (8 minutes; installs nothing)
+	$(PYTHON) -m bench.gpu $(ARGS)
 
 clean: ## remove what was built and every cache; keeps the environment and runs/
 	rm -rf $(CACHES)

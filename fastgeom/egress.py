@@ -7,6 +7,7 @@ counted in the file.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import queue
 import threading
@@ -29,6 +30,8 @@ from fastgeom.transfer import Transfer, Value
 from fastgeom.writing import start_writing
 
 __all__ = ["LAGS", "UPDATE", "Egress", "TraceShape"]
+
+logger = logging.getLogger("fastgeom")
 
 UPDATE = "update"
 """The group of the fields of the update, which are known at the next step."""
@@ -59,6 +62,7 @@ class Egress:
         device: torch.device,
     ) -> None:  # fmt: skip
         self._shape, self._attributes, self._device = shape, dict(attributes), device
+        self._process = os.getpid()
         self._replayed: ReplayRows | None = None
         self._writer = TraceWriter(path, mode)
         self._scalars: tuple[str, ...] | None = None
@@ -110,12 +114,18 @@ class Egress:
             self._waiting.complete(group, values, step)
 
     def release(self) -> None:
-        """Let the rows go that have become whole."""
-        if self._waiting is not None:
+        """Let the rows go that have become whole; while a graph is captured no event may be asked."""
+        if self._waiting is not None and not capturing(self._device):
             self._waiting.release()
 
     def check_scalars(self, scalars: Mapping[str, Value]) -> None:
         """Raise unless these scalars can stand in the file: see `submit`."""
+        if capturing(self._device):
+            for name, value in scalars.items():
+                if isinstance(value, Tensor) and value.device != self._device:
+                    raise ValueError(
+                        f"scalar {name!r}: expected a tensor on {self._device} in a CUDA graph, got {value.device}"
+                    )
         if self._scalars is None:
             self._shape.fields(tuple(scalars))
         elif unknown := [name for name in scalars if name not in self._scalars]:
@@ -124,24 +134,19 @@ class Egress:
                 f"({', '.join(self._scalars) or 'none'}); the trace {self._writer.path} has no place for a new one"
             )
 
-    def drain(self) -> int | None:
-        """Wait until every row that is whole has reached the writer; a chunk that is full is then on disk.
-
-        Returns:
-            The newest step of those that a graph has replayed since the last call, if there are any.
-        """
-        if self._queue is None or self._waiting is None:
-            return None
-        newest = self._take_replayed(self._queue, self._waiting)
+    def drain(self) -> None:
+        """Wait until every row that is whole has reached the writer; a chunk that is full is then on disk."""
+        if self._queue is None or self._waiting is None or os.getpid() != self._process:
+            return
+        self._take_replayed(self._queue, self._waiting)
         self._waiting.flush()
         self._queue.join()
-        return newest
 
-    def _take_replayed(self, rows: queue.Queue[Row | None], waiting: WaitingRows) -> int | None:
+    def _take_replayed(self, rows: queue.Queue[Row | None], waiting: WaitingRows) -> None:
         """Rows that a graph has left on the device; what waits here is older, and was completed by the first replay."""
         found, lost, before = self._replayed.take() if self._replayed is not None else ([], 0, {})
         if not found:
-            return None
+            return
         late = {f.name for f in self._shape.fields(()) if f.late}
         waiting.complete(
             UPDATE, {name: torch.from_numpy(np.asarray(before[name])) for name in late & before.keys()}, None
@@ -156,15 +161,14 @@ class Egress:
             rows.put(row)
         last = int(found[-1][STEP])
         waiting.append(WaitingRow(last, [], {UPDATE} if self._shape.track_updates else set(), found[-1]))
-        return last
 
     def _on_device(self, values: Mapping[str, Value]) -> dict[str, Tensor]:
         """Values as tensors; every replay repeats those that are none."""
-        lags = [lag - 1 for lag in self._shape.layer_lags]
         found = {}
         for name, value in values.items():
             tensor = value if isinstance(value, Tensor) else torch.full((), value, device=self._device)
-            found[name] = tensor[:, lags] if name in LAYER_LAGS and not self._shape.all_layer_lags else tensor
+            chosen = name in LAYER_LAGS and not self._shape.all_layer_lags
+            found[name] = tensor.index_select(1, self._layer_lags) if chosen else tensor
         return found
 
     def close(self) -> None:
@@ -174,7 +178,11 @@ class Egress:
         if self._thread is None or self._queue is None or self._waiting is None:
             _abandon(self._writer, os.getpid())
         else:
-            self._take_replayed(self._queue, self._waiting)
+            if os.getpid() == self._process:
+                try:
+                    self._take_replayed(self._queue, self._waiting)
+                except RuntimeError as error:
+                    logger.warning("replayed steps are lost, the device has failed: %s", error)
             _finish(self._waiting, self._queue, self._thread, os.getpid())
         self._forget_end()  # only now: a close that was interrupted can be called again
 
@@ -197,6 +205,7 @@ class Egress:
         self._scalars = scalars
         if can_capture(self._device):
             fields = tuple(f for f in self._shape.fields(scalars) if f.name not in _ON_HOST)
+            self._layer_lags = torch.tensor(self._shape.layer_lags, device=self._device) - 1
             self._replayed = ReplayRows(self._device, fields, self._shape.sizes())
         self._queue = queue.Queue(room)
         self._waiting = WaitingRows(self._shape, self._queue, self._writer.count_dropped)
@@ -211,10 +220,12 @@ class Egress:
 def _finish(waiting: WaitingRows, rows: queue.Queue[Row | None], thread: threading.Thread, process: int) -> None:
     """The end of a run, closed or not; a forked child has the objects, but neither the thread nor the right."""
     if os.getpid() == process and thread.is_alive():
-        waiting.give_up()
-        waiting.flush()
-        rows.put(None)
-        thread.join()
+        try:
+            waiting.give_up()
+            waiting.flush()
+        finally:
+            rows.put(None)
+            thread.join()
 
 
 def _abandon(writer: TraceWriter, process: int) -> None:

@@ -171,8 +171,9 @@ class TensorReader:
             raise
         if facts != self._facts:
             self._check(tensors)
-            self._facts, self._codes = facts, self._dtype_codes(tensors)
-            self._in_order = all(a is b for a, b in zip(tensors, self._ordered(tensors), strict=True))
+            codes, ordered = self._dtype_codes(tensors), self._ordered(tensors)  # may run out of memory
+            self._in_order = all(a is b for a, b in zip(tensors, ordered, strict=True))
+            self._facts, self._codes = facts, codes
         owners = tensors if self._in_order else self._ordered(tensors)
         addresses = np.array([0 if t is None else t.data_ptr() for t in owners], np.int64)
         return AddressTable(addresses, self._codes, tuple(owners))

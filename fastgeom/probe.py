@@ -30,6 +30,7 @@ from fastgeom.provenance import run_attributes
 from fastgeom.schedules import Schedule, every
 from fastgeom.statistics import StepStatistics, late_lags, late_update, present, recorded_values, step_statistics
 from fastgeom.tables import capturing
+from fastgeom.transfer import wait_for
 
 __all__ = ["Probe", "StepStatistics"]
 
@@ -114,7 +115,7 @@ class Probe:
         self._schedule = checked_callable("schedule", schedule) or every(1)
         self._last_step: int | None = None
         self._hook: RemovableHandle | None = None
-        self._closed = False
+        self._closed = self._captured = False
         self._egress: Egress | None = None
         if (path := checked_path(trace)) is not None:
             attributes = run_attributes(
@@ -186,9 +187,11 @@ class Probe:
         Steps that a CUDA graph replays are counted and measured on the device, which holds some hundred rows: call this
         now and then, and before the next step by hand. A row that finds no room is dropped and counted.
         """
-        if self._egress is not None and (replayed := self._egress.drain()) is not None:
-            self._last_step = replayed
-            self._past.resume(replayed)
+        if self._egress is not None:
+            self._egress.drain()
+        if self._captured and (step := self._past.step_on_device()) is not None:
+            self._last_step = wait_for(step)
+            self._past.resume(self._last_step)
 
     def close(self) -> None:
         """Detach, let the last row go without what would have come a step later, and finish the trace."""
@@ -244,6 +247,7 @@ class Probe:
         located = self._gradients.locate(gradients)
         parameters = self._parameters.locate(self._layout.parameters) if self._track_updates else None
         self._past.fit(located, parameters)
+        self._captured = self._captured or capturing(self._layout.device)
         self._last_step = number  # nothing was written before this line, and nothing is refused after it
         update = None
         if parameters is not None:
@@ -261,7 +265,7 @@ class Probe:
         if self._egress is not None:
             skipped = 0 if found_inf is None else (found_inf != 0).reshape(())
             values = {**recorded_values(statistics), "skipped": skipped}
-            if capturing(self._layout.device):
+            if self._captured and capturing(self._layout.device):
                 values |= present({"step": self._past.step_on_device()})
             late = [UPDATE] * self._track_updates + [LAGS] * (window.lag_dot is None)
             self._egress.submit(values, scalars, started=started, late=late)

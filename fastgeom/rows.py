@@ -1,12 +1,13 @@
 """The rows of a trace: what one looks like, and those that wait until they are whole.
 
 A row waits for its late fields and for its copy from the device (`Transfer`), which is looked at when the next row
-comes. Rows leave in order. What waits is bounded, and so is the queue to the disk: a row that finds them full is dropped
-and counted.
+comes. Rows leave in order. What waits is bounded, and so is the queue to the disk: a row that finds them full is
+dropped and counted, and so is one that the device cannot give any more.
 """
 
 from __future__ import annotations
 
+import logging
 import queue
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,10 @@ LAYER_LAGS = {f"{LAYER_PREFIX}lag_dot", f"{LAYER_PREFIX}lag_dot_error"}
 
 WAITING_ROWS = 64
 """How many rows may wait for the device beyond those that wait for late fields."""
+MOST_ROWS = 4 * WAITING_ROWS
+"""How many may wait at all."""
+
+logger = logging.getLogger("fastgeom")
 
 
 @dataclass(frozen=True)
@@ -141,17 +146,29 @@ class WaitingRows:
             row.late -= set(groups or row.late)
 
     def release(self) -> None:
-        """Send on what is whole and here; where too much is not here, the oldest is dropped."""
+        """Send on what is whole and here; where too much is not, the oldest is dropped."""
         while self._rows and not self._rows[0].late and self._rows[0].ready():
+            row = self._take()
             try:
-                self._to.put_nowait(self._rows.popleft().row(self._shape))
+                if row is not None:
+                    self._to.put_nowait(row)
             except queue.Full:
                 self._count_dropped()
-        while self._rows and not self._rows[0].late and sum(not row.late for row in self._rows) > WAITING_ROWS:
+        while sum(not row.late for row in self._rows) > WAITING_ROWS or len(self._rows) > MOST_ROWS:
             self._rows.popleft()
             self._count_dropped()
 
     def flush(self) -> None:
         """Send on what is whole; waits for the device and for the disk."""
         while self._rows and not self._rows[0].late:
-            self._to.put(self._rows.popleft().row(self._shape))
+            if (row := self._take()) is not None:
+                self._to.put(row)
+
+    def _take(self) -> Row | None:
+        """The oldest row, or ``None`` where the device has failed since."""
+        try:
+            return self._rows.popleft().row(self._shape)
+        except RuntimeError as error:
+            logger.warning("step lost on its way from the device, the run goes on: %s", error)
+            self._count_dropped()
+            return None

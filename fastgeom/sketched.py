@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastgeom.engines import Engine, NormMoments, UpdateMoments, WindowStatistics
 from fastgeom.layout import Layout
-from fastgeom.sketching import SketchPlan
+from fastgeom.sketching import MIN_BUCKETS, SketchPlan
 from fastgeom.tables import DTYPES, AddressTable
 
 
@@ -133,8 +133,8 @@ class _SmallSketch:
     """A sketch of the sketch, which is linear too: short enough to be recorded at every step."""
 
     def __init__(self, engine: Engine, of: Tensor, size: int, seed: int) -> None:
-        if size & (size - 1) or size > len(of):
-            raise ValueError(f"record: expected a power of two of at most size = {len(of)}, got {size}")
+        if size & (size - 1) or not MIN_BUCKETS <= size <= len(of):
+            raise ValueError(f"record: expected a power of two from {MIN_BUCKETS} to size = {len(of)}, got {size}")
         plan = SketchPlan([len(of)], [0], 1, size, (seed + 1) % (1 << 32))
         self._sketcher = engine.sketcher(Layout([("sketch", of)]), plan)
         self._located = _locate([of])

@@ -24,12 +24,12 @@ class Transfer:
     """One set of values, by name.
 
     Args:
-        values: tensors on one device, and numbers, which pass as they are.
+        values: tensors, and numbers, which pass as they are.
     """
 
     def __init__(self, values: Mapping[str, Value]) -> None:
         self._host: dict[str, HostValue | Tensor] = {}
-        self._event: torch.Event | None = None
+        self._events: list[torch.Event] = []
         on_device: dict[str, Tensor] = {}
         for name, value in values.items():
             if not isinstance(value, Tensor):
@@ -40,17 +40,19 @@ class Transfer:
                 on_device[name] = value.detach()
         if on_device:
             self._host |= _to_pinned(on_device)
-            self._event = torch.Event(next(iter(on_device.values())).device)
-            self._event.record()
+            for device in {value.device for value in on_device.values()}:
+                event = torch.Event(device)
+                event.record(torch.accelerator.current_stream(device))
+                self._events.append(event)
 
     def ready(self) -> bool:
         """Whether the values have arrived."""
-        return self._event is None or bool(self._event.query())
+        return all(event.query() for event in self._events)
 
     def wait(self) -> None:
         """Wait until they have."""
-        if self._event is not None:
-            self._event.synchronize()
+        for event in self._events:
+            event.synchronize()
 
     def take(self) -> dict[str, HostValue]:
         """The values as numpy arrays and numbers, once they are `ready`."""
@@ -79,7 +81,7 @@ def _to_pinned(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _copy(value: Tensor) -> Tensor:
-    pinned = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+    pinned = torch.empty(value.shape, dtype=value.dtype, pin_memory=True, device="cpu")
     return pinned.copy_(value, non_blocking=True)
 
 
@@ -91,3 +93,8 @@ def _number_or_array(value: HostValue | Tensor) -> HostValue:
         return array
     number: float | int = value.item()
     return number
+
+
+def wait_for(value: Tensor) -> int:
+    """The number that a 0-d tensor holds; waits for the device."""
+    return int(value)

@@ -20,7 +20,6 @@ NEVER = -(1 << 60)
 
 _ROWS = tl.constexpr(32)
 _COLUMNS = tl.constexpr(32)
-_NAN = tl.constexpr(float("nan"))
 _NEVER = tl.constexpr(NEVER)
 _SLOTS = tl.constexpr(32)
 _SUMS = tl.constexpr(5)
@@ -86,7 +85,7 @@ def _store_lags(lag_ptr, dot_ptr, past_norm_ptr, norm, window, known):
     dot = tl.load(dot_ptr, mask=known, other=0.0)
     norms = tl.load(past_norm_ptr, mask=known, other=0.0) * norm
     tl.store(lag_ptr, dot, mask=known)
-    tl.store(lag_ptr + window, tl.where(norms == 0, _NAN, dot / tl.where(norms == 0, 1.0, norms)), mask=known)
+    tl.store(lag_ptr + window, tl.where(norms == 0, float("nan"), dot / tl.where(norms == 0, 1.0, norms)), mask=known)
 
 
 @triton.jit(do_not_specialize=["n_columns", "sums_column", "n_slots", "window", "advance"])
@@ -105,8 +104,8 @@ def _window_finish_kernel(
     tl.store(out_ptr, tl.load(sums_ptr))
     tl.store(out_ptr + 1, norm)
     tl.store(out_ptr + 2, tl.load(sums_ptr + 3))
-    tl.store(out_ptr + 3, tl.where(adjacent, tl.load(sums_ptr + 1), _NAN))
-    tl.store(out_ptr + 4, tl.where(adjacent, tl.load(sums_ptr + 2), _NAN))
+    tl.store(out_ptr + 3, tl.where(adjacent, tl.load(sums_ptr + 1), float("nan")))
+    tl.store(out_ptr + 4, tl.where(adjacent, tl.load(sums_ptr + 2), float("nan")))
     tl.store(nonfinite_ptr + row, tl.load(sums_ptr + 4).to(tl.int64))
     for first in range(0, n_slots, _SLOTS):
         slots, lag, known = _lags(slot_step_ptr, first, step, n_slots, window)
@@ -182,7 +181,7 @@ def _update_finish_kernel(total_ptr, state_ptr, slot_step_ptr, out_ptr, advance)
     adjacent = tl.load(slot_step_ptr + tl.load(state_ptr)) == tl.load(state_ptr + 1) + advance - 1
     columns = tl.arange(0, 4)
     total = tl.load(total_ptr + row * 4 + columns)
-    tl.store(out_ptr + row * 4 + columns, tl.where(adjacent | (columns == 0), total, _NAN))
+    tl.store(out_ptr + row * 4 + columns, tl.where(adjacent | (columns == 0), total, float("nan")))
 
 
 def launch_update_finish(totals, state, slot_step, out, *, advance):
@@ -206,8 +205,8 @@ def _gram_finish_kernel(
     total_ptr += (row * block + age) * (n_slots + 2)
     out_ptr += (age.to(tl.int64) * n_rows + row) * (2 + 2 * window)
     adjacent = tl.load(slot_known_ptr + (slot + n_slots - 1) % n_slots) == step - 1
-    tl.store(out_ptr, tl.where(adjacent, tl.load(total_ptr + n_slots), _NAN))
-    tl.store(out_ptr + 1, tl.where(adjacent, tl.load(total_ptr + n_slots + 1), _NAN))
+    tl.store(out_ptr, tl.where(adjacent, tl.load(total_ptr + n_slots), float("nan")))
+    tl.store(out_ptr + 1, tl.where(adjacent, tl.load(total_ptr + n_slots + 1), float("nan")))
     for first in range(0, n_slots, _SLOTS):
         slots, lag, known = _lags(slot_known_ptr, first, step, n_slots, window)
         lag_ptr = out_ptr + 2 + lag - 1

@@ -217,8 +217,9 @@ def test_the_memory_is_one_sketch_more_than_the_window(monkeypatch):
         ({"size": 2.0**18}, r"^sketch size: expected an integer of at least 1, got 262144.0$"),
         ({"seed": -1}, r"^sketch seed: expected an integer of at least 0, got -1$"),
         ({"record": 0}, r"^sketch record: expected an integer of at least 1, got 0$"),
+        ({"record": 64}, r"^record: expected a power of two from 128 to size = \d+, got 64$"),
         ({"record": 100}, r"^record: expected a power of two .*, got 100$"),
-        ({"size": 256, "record": 512}, r"^record: expected a power of two of at most size = \d+, got 512$"),
+        ({"size": 256, "record": 512}, r"^record: expected a power of two from 128 to size = \d+, got 512$"),
         ({"size": 128}, r"^size: expected at least \d+ for 2 groups, got 128$"),
     ],
 )

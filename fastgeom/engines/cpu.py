@@ -54,4 +54,5 @@ class CpuEngine(CpuPasses):
 
     def scale(self, tensors: Sequence[Tensor], factor: Tensor) -> None:
         """Multiply tensors in place by a 0-d tensor."""
-        torch._foreach_mul_(list(tensors), factor)
+        if tensors:
+            torch._foreach_mul_(list(tensors), factor)

@@ -85,15 +85,14 @@ class CpuDeferredWindow:
 
     def finish(self) -> tuple[LateLags, ...]:
         """The lags of all steps since the last pass."""
-        if not self._pending:
+        slots, self._pending = self._pending, []
+        if not slots:
             return ()
-        before = [(slot - 1) % len(self._ring) for slot in self._pending]
+        before = [(slot - 1) % len(self._ring) for slot in slots]
         dots, squares = self._engine.gram_moments(
-            self._layout.chunks, self._layout.segments, self._ring, self._pending, before, self._window
+            self._layout.chunks, self._layout.segments, self._ring, new=slots, before=before, window=self._window
         )
-        late = tuple(self._lags(slot, dots[:, i], squares[:, i], before[i]) for i, slot in enumerate(self._pending))
-        self._pending.clear()
-        return late
+        return tuple(self._lags(slot, dots[:, i], squares[:, i], before[i]) for i, slot in enumerate(slots))
 
     def _follows(self, step: int, slot: int) -> bool:
         """Whether the gradient in a slot is that of the step before, and counts."""
@@ -103,7 +102,7 @@ class CpuDeferredWindow:
         """Those of the gradient in a slot: dots with all slots, (layer + 1, slot), sorted by lag."""
         step = self._step_of_slot[slot]
         assert step is not None
-        lag_dot = torch.full((len(dots), self._window), torch.nan, dtype=torch.float64)
+        lag_dot = torch.full((len(dots), self._window), torch.nan, dtype=torch.float64, device="cpu")
         lag_cosine = lag_dot.clone()
         for other, past in enumerate(self._step_of_slot):
             if past is not None and not self._skipped[other] and 1 <= step - past <= self._window:

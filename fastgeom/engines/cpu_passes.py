@@ -65,7 +65,7 @@ class CpuPasses:
         of the translation buffer every 4 KiB.
         """
         if n_elements == 0:
-            return torch.zeros(rows, 0, dtype=dtype)
+            return torch.zeros(rows, 0, dtype=dtype, device="cpu")
         memory = np.zeros(rows * n_elements * dtype.itemsize, np.uint8)
         return torch.from_numpy(memory).view(dtype).view(rows, n_elements)
 
@@ -153,7 +153,7 @@ class CpuPasses:
         return UpdateMoments(*torch.from_numpy(_by_layer(np.add, sums, layers)).unbind(1))
 
     def gram_moments(
-        self, chunks: ChunkTable, layers: Segments, rows: Sequence[AddressTable], new: Sequence[int],
+        self, chunks: ChunkTable, layers: Segments, rows: Sequence[AddressTable], *, new: Sequence[int],
         before: Sequence[int], window: int,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Dots of new rows of a ring with the rows before them, in one read of all.
@@ -165,7 +165,8 @@ class CpuPasses:
             window: rows further apart than this, along the ring, are not compared.
 
         Returns:
-            (layer + 1, new, row) dots, NaN where none was taken, and (layer + 1, new, 2): sum (row - before)^2, sum (row + before)^2.
+            (layer + 1, new, row) dots, NaN where none was taken; (layer + 1, new, 2): sum (row - before)^2 and
+            sum (row + before)^2.
         """
         addresses = np.stack([row.address for row in rows])
         sums = np.zeros((len(chunks), len(new), len(rows) + 2))

@@ -6,7 +6,7 @@ Triton's interpreter, which is for tests alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from fastgeom.engines.triton_deferred import TritonDeferredWindow
 from fastgeom.engines.triton_device import TritonDevice
 from fastgeom.engines.triton_sketcher import TritonSketcher
-from fastgeom.engines.triton_tables import FLOAT64, to_device, unit_addresses
+from fastgeom.engines.triton_tables import FLOAT64, PinnedPool, to_device, unit_addresses
 from fastgeom.engines.triton_window import TritonWindow
 from fastgeom.engines.window import ListMoments
 from fastgeom.kernels.dots import DOT_ELEMENTS, launch_dots
@@ -25,7 +25,7 @@ from fastgeom.kernels.norm import NORM_ELEMENTS, launch_norm
 from fastgeom.kernels.scale import launch_scale
 from fastgeom.layout import Layout
 from fastgeom.sketching import SketchPlan
-from fastgeom.tables import DTYPES, AddressTable, Ints, chunk_table
+from fastgeom.tables import DTYPES, AddressTable, Ints, capturing, chunk_table
 
 _TABLES_KEPT = 16
 _ABSMAX = 1
@@ -55,7 +55,9 @@ class TritonEngine(TritonDevice):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
-        self._tables: dict[tuple[bytes, ...], list[_Part]] = {}
+        self._tables: dict[bytes, list[Tensor]] = {}
+        self._pool = PinnedPool(device)
+        self._captured: list[list[Tensor]] = []
 
     def window(
         self, layout: Layout, window: int, *, dtype: torch.dtype | None = None, defer: int = 1,
@@ -112,35 +114,48 @@ class TritonEngine(TritonDevice):
             first = np.arange(0, max(n_rows, 1), SEGMENT_ROWS)
             spans = np.stack([first, np.minimum(first + SEGMENT_ROWS, n_rows), np.arange(len(first))])
             reduced = partials.new_empty(len(first), partials.shape[1])
-            launch_reduce(partials, to_device(spans, self.device), reduced, max_column=max_column)
+            launch_reduce(partials, self._kept(spans.tobytes(), [spans])[0], reduced, max_column=max_column)
             if len(first) == 1:
                 return reduced[0]
             partials = reduced
 
-    def _parts(self, numels: Ints, tensors: AddressTable, rows: Sequence[AddressTable], elements: int) -> list[_Part]:
-        """The tables of a list on the device, kept for the next call with the same addresses."""
-        lists = (tensors, *rows)
-        key = (
-            numels.tobytes(),
-            elements.to_bytes(4),
-            *(a for t in lists for a in (t.address.tobytes(), t.code.tobytes())),
-        )
+    def _kept(self, key: bytes, tables: list[Ints] | Callable[[], list[Ints]]) -> list[Tensor]:
+        """Tables on the device, kept for the next call with the same key; those of a captured graph for ever."""
+        if capturing(self.device):
+            made = tables() if callable(tables) else tables
+            self._captured.append([self._pool.take(t).to(self.device, non_blocking=True) for t in made])
+            return self._captured[-1]
         if key not in self._tables:
             while len(self._tables) >= _TABLES_KEPT:
                 del self._tables[next(iter(self._tables))]
-            self._tables[key] = self._make_parts(numels, lists, elements)
+            made = tables() if callable(tables) else tables
+            self._tables[key] = [to_device(t, self.device) for t in made]
+            for table in made:
+                self._pool.ensure(table.shape)
         return self._tables[key]
 
-    def _make_parts(self, numels: Ints, lists: Sequence[AddressTable], elements: int) -> list[_Part]:
-        units = chunk_table(numels, elements)
-        wide = np.any([t.code == FLOAT64 for t in lists], axis=0)[units.tensor]
-        parts = []
-        for is_wide in (False, True):
-            chosen = np.flatnonzero(wide == is_wide)
-            if len(chosen):
-                some = units[chosen]
-                places = [np.stack(unit_addresses(some, t, elements)) for t in lists]
-                table = np.concatenate([places[0], some.length[None]])
-                rows = to_device(np.stack(places[1:]), self.device) if places[1:] else None
-                parts.append(_Part(is_wide, to_device(table, self.device), rows))
-        return parts
+    def _parts(self, numels: Ints, tensors: AddressTable, rows: Sequence[AddressTable], elements: int) -> list[_Part]:
+        """The units of a list: one part is computed in float32, one in float64, where there is such."""
+        lists = (tensors, *rows)
+        addresses = (a.tobytes() for t in lists for a in (t.address, t.code))
+        key = b"".join([numels.tobytes(), elements.to_bytes(4), *addresses])
+        wide = np.any([t.code == FLOAT64 for t in lists], axis=0)
+        tables = self._kept(key, lambda: _tables(numels, lists, elements, wide))
+        kinds = [kind for kind in (False, True) if len(np.flatnonzero((wide == kind) & (numels > 0)))]
+        per_part = len(tables) // max(1, len(kinds))
+        parts = [tables[per_part * k : per_part * (k + 1)] for k in range(len(kinds))]
+        return [_Part(kind, own[0], own[1] if rows else None) for kind, own in zip(kinds, parts, strict=True)]
+
+
+def _tables(numels: Ints, lists: Sequence[AddressTable], elements: int, wide: Ints) -> list[Ints]:
+    """For each part the table of the list and, where there are rows, that of the rows."""
+    units = chunk_table(numels, elements)
+    tables = []
+    for kind in (False, True):
+        some = units[np.flatnonzero(wide[units.tensor] == kind)]
+        if len(some):
+            places = [np.stack(unit_addresses(some, t, elements)) for t in lists]
+            tables.append(np.concatenate([places[0], some.length[None]]))
+            if places[1:]:
+                tables.append(np.stack(places[1:]))
+    return tables

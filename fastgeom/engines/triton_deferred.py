@@ -24,7 +24,7 @@ from fastgeom.kernels.finish import (
 from fastgeom.kernels.gram import GRAM_ELEMENTS, MAX_SLOTS, launch_gram, max_block
 from fastgeom.kernels.window import launch_window, window_columns
 from fastgeom.layout import Layout
-from fastgeom.tables import DTYPES, AddressTable, chunk_table
+from fastgeom.tables import DTYPES, AddressTable, capturing, chunk_table
 
 
 class TritonDeferredWindow(TritonWindow):
@@ -51,6 +51,16 @@ class TritonDeferredWindow(TritonWindow):
         self._defer = defer
         self._slot_known = torch.full((window + defer,), NEVER, dtype=torch.int64, device=engine.device)
         self._pending: list[int] = []
+
+    def fit(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
+        """See `Window.fit`.
+
+        Raises:
+            RuntimeError: a CUDA graph is being captured, whose replays would not take the lags.
+        """
+        if capturing(self._engine.device):
+            raise RuntimeError("Probe.step: expected history=Exact() or Sketch() in a CUDA graph, got a deferred one")
+        super().fit(gradient, parameter)
 
     def measure(
         self, gradient: AddressTable, step: int, *, store: bool = True, found_inf: Tensor | None = None,
@@ -83,11 +93,22 @@ class TritonDeferredWindow(TritonWindow):
 
     def finish(self) -> tuple[LateLags, ...]:
         """The lags of all steps since the last pass."""
-        block = len(self._pending)
-        if not block:
+        steps, self._pending = self._pending, []
+        if not steps:
             return ()
+        late = []
+        # Cloned, so that each row leaves the device in one copy, and not with those of all others.
+        for step, found in zip(reversed(steps), self._lags(len(steps)).unbind(), strict=True):
+            diff_sq, sum_sq, *_ = (own := found.clone()).unbind(1)
+            lag_dot, lag_cosine = torch.split(own[:, 2:], self._window, dim=1)
+            late.append(LateLags(step, lag_dot, lag_cosine, diff_sq, sum_sq))
+        return tuple(reversed(late))
+
+    def _lags(self, block: int) -> Tensor:
+        """(block, layer + 1, 2 + 2 window) of the newest steps, by age: see ``launch_gram_finish``."""
         n_layers, n_columns, device = len(self._layout.layers) + 1, self._slots + 2, self._engine.device
         width = block * n_columns
+        out = torch.full((block, n_layers, 2 + 2 * self._window), torch.nan, dtype=torch.float64, device=device)
         with self._engine.current():
             segments = first_of(self._gram_segments, len(self._gram_segments), width)
             for ring, table, partials, found in self._passes:
@@ -96,18 +117,11 @@ class TritonDeferredWindow(TritonWindow):
                 launch_reduce(rows, found, segments)
             totals = segments.new_empty(n_layers, width)
             launch_reduce(segments, self._gram_layer_spans, totals)
-            out = torch.full((block, n_layers, 2 + 2 * self._window), torch.nan, dtype=torch.float64, device=device)
             launch_gram_finish(
                 totals.view(n_layers, block, n_columns), self._state, self._slot_step, self._slot_known,
                 self._slot_norm, out, window=self._window,
             )  # fmt: skip
-        late = []
-        for age, step in enumerate(reversed(self._pending)):
-            diff_sq, sum_sq = out[age, :, :2].unbind(1)
-            lag_dot, lag_cosine = torch.split(out[age, :, 2:], self._window, dim=1)
-            late.append(LateLags(step, lag_dot, lag_cosine, diff_sq, sum_sq))
-        self._pending.clear()
-        return tuple(reversed(late))
+        return out
 
     def _known_steps(self) -> Tensor:
         return self._slot_known
@@ -139,3 +153,4 @@ class TritonDeferredWindow(TritonWindow):
         ]
         self._gram_layer_spans = to_device(by_layer, device)
         self._gram_segments = torch.zeros(int(by_layer[1, -1]), n_columns, dtype=torch.float64, device=device)
+        self._lags(self._defer)  # nothing yet, but compiled now, and not in the middle of a run

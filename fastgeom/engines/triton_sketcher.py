@@ -42,7 +42,7 @@ class TritonSketcher:
             to_device(found.sums, device),
         )
         self._tensors = found.tensors
-        self._scratch = torch.zeros(found.scratch, device=device)
+        self._scratch = torch.zeros(found.scratch, dtype=torch.float32, device=device)
         runs, n_rows = [], 0
         for groups in found.groups:
             runs.append(Rows(n_rows, 1, groups))

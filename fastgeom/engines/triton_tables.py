@@ -6,6 +6,7 @@ when an address has changed. Their columns are those that ``fastgeom.kernels.loa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,18 +86,46 @@ def spans(runs: list[list[Rows]], layers: int) -> tuple[list[Ints], Ints]:
 
 
 def to_device(array: Ints, device: torch.device) -> Tensor:
-    """The array on the device; the host does not wait for it."""
+    """The array on the device; the host does not wait for it. Not while a graph is captured: see `PinnedPool`."""
     host = torch.from_numpy(np.ascontiguousarray(array))
     if device.type == "cpu":
         return host.clone()
     return host.pin_memory().to(device, non_blocking=True)
 
 
+class PinnedPool:
+    """Pinned memory for tables that go to the device while a CUDA graph is captured, when nothing may be pinned.
+
+    Every replay reads again what was pinned, so what is taken is never given back.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._free: list[Tensor] = []
+        self._taken: list[Tensor] = []
+
+    def ensure(self, shape: Sequence[int]) -> None:
+        """Have room for one table of this shape in the next capture. Call it outside of one."""
+        if can_capture(self._device) and not any(pinned.shape == torch.Size(shape) for pinned in self._free):
+            self._free.append(torch.empty(tuple(shape), dtype=torch.int64, pin_memory=True, device="cpu"))
+
+    def take(self, table: Ints) -> Tensor:
+        """The table in pinned memory.
+
+        Raises:
+            RuntimeError: there is no room: nothing of this shape was sent before the capture.
+        """
+        for place, pinned in enumerate(self._free):
+            if pinned.shape == table.shape:
+                self._taken.append(self._free.pop(place).copy_(torch.from_numpy(table)))
+                return self._taken[-1]
+        raise RuntimeError("expected the same call once before a CUDA graph is captured, got none")
+
+
 class Upload:
     """A table on the device that is sent again when it has changed, always to the same place.
 
-    It can be sent while a CUDA graph is captured, too. There nothing may be pinned, and every replay reads again what
-    was pinned before; so some pinned memory is laid by outside of captures, enough for one.
+    A graph that captured it sends it at every replay, behind the host's back: from then on it is sent every time.
 
     Attributes:
         table: on the device.
@@ -106,9 +135,9 @@ class Upload:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._pool = PinnedPool(device)
         self._sent: Ints | None = None
-        self._spare: Tensor | None = None
-        self._captured: list[Tensor] = []
+        self._captured = False
 
     def send(self, table: Ints) -> None:
         """Make this the table; the host does not wait for it.
@@ -116,22 +145,13 @@ class Upload:
         Raises:
             RuntimeError: in a capture, where none was sent since the last one.
         """
-        capture = capturing(self._device)
-        if self._sent is None or not np.array_equal(table, self._sent):
-            if self._sent is None and not capture:
-                self.table = to_device(table, self._device)
-            elif not capture:
-                self.table.copy_(to_device(table, self._device), non_blocking=True)
-            else:
-                self._send_captured(table)
-            self._sent = table
-        if can_capture(self._device) and not capture and self._spare is None:
-            self._spare = torch.empty(table.shape, dtype=torch.int64, pin_memory=True)
-
-    def _send_captured(self, table: Ints) -> None:
-        if self._spare is None:
-            raise RuntimeError("Probe.step: expected a measured step before a CUDA graph is captured, got none")
-        self._spare.copy_(torch.from_numpy(table))
-        self.table.copy_(self._spare, non_blocking=True)
-        self._captured.append(self._spare)
-        self._spare = None
+        if capturing(self._device):
+            self._captured = True
+            self.table.copy_(self._pool.take(table), non_blocking=True)
+            return
+        if self._sent is None:
+            self.table = to_device(table, self._device)
+        elif self._captured or not np.array_equal(table, self._sent):
+            self.table.copy_(to_device(table, self._device), non_blocking=True)
+        self._sent = table
+        self._pool.ensure(table.shape)

@@ -6,6 +6,8 @@ knows the step numbers only to say how many passed since the last.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ from fastgeom.kernels.finish import (
 from fastgeom.kernels.update import UPDATE_COLUMNS, launch_update
 from fastgeom.kernels.window import launch_window, window_columns
 from fastgeom.layout import Layout
-from fastgeom.tables import DTYPES, AddressTable, Ints
+from fastgeom.tables import DTYPES, AddressTable, Ints, capturing
 
 
 class TritonWindow:
@@ -53,6 +55,7 @@ class TritonWindow:
         self._gradient_code: np.ndarray[tuple[int], np.dtype[np.int8]] | None = None
         self._parameter_code: np.ndarray[tuple[int], np.dtype[np.int8]] | None = None
         self._located: Ints = np.zeros(0, np.int64)
+        self._captured = False
         self._last_step = 0
         n_layers = len(layout.layers) + 1
         device = engine.device
@@ -60,19 +63,24 @@ class TritonWindow:
         self._slot_step = torch.full((slots,), NEVER, dtype=torch.int64, device=device)
         self._slot_norm = torch.zeros(n_layers, slots, dtype=torch.float64, device=device)
         self._slot_past = torch.zeros(n_layers, slots, dtype=torch.float64, device=device)
-        self._nothing_stored = torch.ones((), device=device)
+        self._nothing_stored = torch.ones((), dtype=torch.float32, device=device)
 
     def fit(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
         """See `Window.fit`."""
         if self._gradient_code is None:
+            if capturing(self._engine.device):
+                raise RuntimeError("Probe.step: expected a measured step before a CUDA graph is captured, got none")
             self._allocate(gradient, parameter)
             self._gradient_code = gradient.code
             self._parameter_code = None if parameter is None else parameter.code
         check_dtypes(self._layout.names, "gradient of ", self._gradient_code, gradient)
         if self._parameter_code is not None and parameter is not None:
             check_dtypes(self._layout.names, "parameter ", self._parameter_code, parameter)
+        # A tensor that is absent is of the dtype that its kind had at first, which its kept copy has too.
+        gradient = replace(gradient, code=np.where(gradient.address == 0, self._gradient_code, gradient.code))
         now = np.concatenate([gradient.address, *([] if parameter is None else [parameter.address])])
-        if not np.array_equal(now, self._located):
+        self._captured = self._captured or capturing(self._engine.device)
+        if self._captured or not np.array_equal(now, self._located):
             for launch in self._rings.launches:
                 launch.locate(gradient, parameter)
             self._located = now

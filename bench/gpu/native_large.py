@@ -1,0 +1,74 @@
+"""More than 2^31 elements in one tensor, and 2e9 in a list, against float64 sums in pieces."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastgeom
+from bench.gpu import truth
+from bench.gpu.device import Device
+from bench.gpu.gradients import fill
+from fastgeom.sketching import SketchPlan
+
+ROUNDING = 1e-7
+"""Relative to the product of the norms."""
+MARK = 64.0
+"""What the elements around and beyond 2^31 are: a sum that leaves one out is wrong by far more than rounding."""
+
+
+def marked(x: Tensor, seed: int) -> Tensor:
+    """Numbers of this seed, but for the last ten."""
+    fill(x, seed)
+    x[-10:] = MARK * (seed + 1)
+    return x
+
+
+@pytest.fixture
+def large(card: Device) -> Tensor:
+    """2^31 + 5 elements of 16 bits."""
+    n = (1 << (10 if card.dry else 31)) + 5
+    return marked(torch.empty(n, dtype=torch.bfloat16, device=card.device), 0)
+
+
+def test_norm_of_one_large_tensor(large: Tensor) -> None:
+    truth.assert_near(float(fastgeom.norm([large])) ** 2, truth.square(large), ROUNDING, "norm squared")
+
+
+def test_window_of_one_large_tensor(large: Tensor) -> None:
+    probe = fastgeom.Probe([("x", large)], window=1, history=fastgeom.Exact(), backend="triton", gradient=lambda p: p)
+    probe.step()
+    before = large.clone()
+    found = (marked(large, 1), probe.step())[1]
+    scale = truth.square(large)
+    truth.assert_near(float(found.grad_sq), scale, ROUNDING, "grad_sq")
+    truth.assert_near(float(found.lag_dot[0]), truth.dot(large, before), ROUNDING, "lag_dot", scale)
+    truth.assert_near(float(found.diff_sq), truth.difference_sq(large, before), ROUNDING, "diff_sq", scale)
+    assert float(found.grad_absmax) == 2 * MARK and int(found.nonfinite) == 0
+    large[-1] = torch.inf
+    assert int(probe.step().nonfinite) == 1
+
+
+def test_sketch_of_one_large_tensor(card: Device, large: Tensor) -> None:
+    size = 256 if card.dry else 1 << 18
+    found = fastgeom.count_sketch([large], size=size, seed=3)
+    plan = SketchPlan([len(large)], [0], 1, size, 3)
+    exact = truth.count_sketch([large], size, int(plan.seeds[0]))
+    off = float((found - exact).abs().max() / exact.abs().max())
+    assert off <= 1e-5, f"a bucket is off by {off:.2g} of the largest"
+
+
+def test_norm_and_dot_of_a_long_list(card: Device) -> None:
+    """400 tensors of both widths, 2e9 elements."""
+    n, count = (300, 4) if card.dry else (5_000_000, 400)
+    dtypes = [(torch.bfloat16, torch.float32)[k % 2] for k in range(count)]
+    a, b = (
+        [torch.empty(n, dtype=dtype, device=card.device) for dtype in dtypes] for _ in range(2)
+    )  # fmt: skip
+    for k, (x, y) in enumerate(zip(a, b, strict=True)):
+        fill(x, k)
+        fill(y, k + 3)
+    square = sum(truth.square(x) for x in a)
+    scale = (square * sum(truth.square(y) for y in b)) ** 0.5
+    exact = sum(truth.dot(x, y) for x, y in zip(a, b, strict=True))
+    truth.assert_near(float(fastgeom.norm(a)) ** 2, square, ROUNDING, "norm squared")
+    truth.assert_near(float(fastgeom.dot(a, b)), exact, ROUNDING, "dot", scale)

@@ -1,0 +1,85 @@
+"""Sums in float64 on the device, in pieces that need little memory: what the benches and checks are held against."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+PIECE = 1 << 26
+
+
+def summed(terms: Callable[..., Tensor], *operands: Tensor, piece: int = PIECE) -> Tensor:
+    """Sum of ``terms`` of float64 pieces of flat tensors: 0-d, on their device."""
+    total = torch.zeros((), dtype=torch.float64, device=operands[0].device)
+    for pieces in zip(*(o.split(piece) for o in operands), strict=True):
+        total += terms(*(p.double() for p in pieces)).sum()
+    return total
+
+
+def dot(a: Tensor, b: Tensor) -> float:
+    """sum a b."""
+    return float(summed(torch.mul, a, b))
+
+
+def square(a: Tensor) -> float:
+    """sum a^2."""
+    return float(summed(torch.square, a))
+
+
+def difference_sq(a: Tensor, b: Tensor) -> float:
+    """sum (a - b)^2."""
+    return float(summed(lambda x, y: (x - y).square(), a, b))
+
+
+def count_sketch(tensors: Sequence[Tensor], buckets: int, seed: int, *, piece: int = PIECE // 4) -> Tensor:
+    """As ``fastgeom.reference.count_sketch`` of flat tensors, on their device.
+
+    Args:
+        tensors: the group.
+        buckets: a power of two.
+        seed: the group's own.
+        piece: elements at a time; rounded to whole blocks.
+    """
+    if (n := sum(map(len, tensors))) <= buckets:
+        padding = torch.zeros(buckets - n, dtype=torch.float64, device=tensors[0].device)
+        return torch.cat([*(t.double() for t in tensors), padding])
+
+    def random_words(counters: Tensor) -> Tensor:
+        words = (counters ^ seed) & 0xFFFFFFFF
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+            words = ((words ^ (words >> shift)) * factor) & 0xFFFFFFFF
+        return words ^ (words >> 16)
+
+    piece = max(1, piece // buckets) * buckets
+    device, first_block = tensors[0].device, 0
+    sketch = torch.zeros(buckets, dtype=torch.float64, device=device)
+    for tensor in tensors:
+        for first, values in zip(range(0, len(tensor), piece), tensor.split(piece), strict=True):
+            element = torch.arange(first, first + len(values), device=device)
+            position, block = element % buckets, first_block + element // buckets
+            i, c = block // 8, block % 8
+            q = c ^ (random_words((i // 4) ^ 0x85EBCA6B) >> (3 * (i % 4))) & 7
+            bucket = position ^ (8 * (random_words(block ^ 0x9E3779B9) % buckets // 8) + q)
+            word = random_words(i // 4 * buckets + q * (buckets // 8) + bucket // 8)
+            negative = (word >> (4 * (i % 4) + position % 8 // 2 + 16 * (position % 2))) & 1
+            sketch.index_add_(0, bucket, values.double() * (1 - 2 * negative))
+        first_block += -(-len(tensor) // buckets)
+    return sketch
+
+
+def relative(found: float, exact: float, scale: float | None = None) -> float:
+    """How far off, against the exact value or another scale; inf where it is no number."""
+    off = abs(found - exact) / abs(exact if scale is None else scale)
+    return off if off == off else float("inf")  # noqa: PLR0124 (NaN)
+
+
+def assert_near(found: float, exact: float, most: float, what: str, scale: float | None = None) -> float:
+    """Raise where a number is off by more than ``most``, relatively; return by how much it is.
+
+    Raises:
+        AssertionError: names it.
+    """
+    off = relative(found, exact, scale)
+    if not off <= most:
+        raise AssertionError(f"{what}: off by {off:.2g} relatively, allowed {most:.2g}: {found!r} for {exact!r}")
+    return off
