@@ -2,7 +2,9 @@
 
 PYTHON ?= python3
 ARGS ?=
-TRITON ?= 3.8.0
+# Where torch brings no triton (its CPU build) this one is installed.
+OWN_TRITON := 3.8.0
+TRITON ?= $(OWN_TRITON)
 
 VENV := .venv
 BIN := $(VENV)/bin/python
@@ -33,6 +35,13 @@ lint: $(READY) ## check style, format and types
 bench: $(READY) ## time everything; each bench asserts that it is right before it is timed
 	$(BIN) -m pytest bench $(ARGS)
 
+codegen: $(if $(filter $(OWN_TRITON),$(TRITON)),$(READY),.venv-triton-$(TRITON)) ## compile every kernel for four GPUs, check the code
+	env -u TRITON_INTERPRET $(if $(filter $(OWN_TRITON),$(TRITON)),$(BIN),.venv-triton-$(TRITON)/bin/python) -m bench.codegen \
+		$(if $(filter $(OWN_TRITON),$(TRITON)),--write bench/results/codegen.md) $(ARGS)
+
+mutate: $(READY) ## break kernels and launchers on purpose: each mutant must turn a test red
+	$(BIN) -m tests.mutation $(ARGS)
+
 gpu: ## on a machine with a CUDA card: every test and bench that needs one (8 minutes; installs nothing)
 	$(PYTHON) -m bench.gpu $(ARGS)
 
@@ -41,7 +50,7 @@ clean: ## remove what was built and every cache; keeps the environment and runs/
 	find bench fastgeom kernels reproductions tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and remove the environment too
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-triton-*
 
 # An environment is unfinished until the last line has renamed the mark. One that was interrupted is made again from
 # nothing; one that is merely older than pyproject.toml or constraints.txt is brought up to date in place.
@@ -58,6 +67,13 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN) || "$(PYTHON)" -m venv $(VENV)
 	@$(PIP) install --constraint constraints.txt setuptools torch
 	@$(BIN) -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("triton") is None)' || \
-		$(PIP) install triton==$(TRITON)
+		$(PIP) install triton==$(OWN_TRITON)
 	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@mv $(UNFINISHED) $(READY)
+
+# Another version of triton (make codegen TRITON=3.6.0) has an environment with nothing else in it.
+.venv-triton-%:
+	rm -rf $@.unfinished
+	"$(PYTHON)" -m venv $@.unfinished
+	$@.unfinished/bin/python -m pip --disable-pip-version-check --no-input --quiet install triton==$*
+	mv $@.unfinished $@

@@ -10,8 +10,8 @@ import sys
 
 import numpy as np
 import torch
-import triton.compiler.compiler as compiler
 from triton.backends.compiler import GPUTarget
+from triton.compiler import compiler
 from triton.runtime import driver
 
 import fastgeom

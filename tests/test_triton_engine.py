@@ -303,3 +303,23 @@ def test_too_wide_a_deferred_window_or_a_float64_gradient_in_one_is_refused(devi
             ValueError, match=r"^history defer: expected gradients of 16 or 32 bits, got float64 in 'w'"
         ):
             fastgeom.Probe([("w", wide)], window=2, backend=backend, history=fastgeom.Exact(defer=2)).step()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@pytest.mark.parametrize("history", [fastgeom.Exact(), fastgeom.Exact(defer=2), fastgeom.Sketch(size=256, record=128)])
+def test_torch_s_defaults_of_dtype_and_device_change_nothing(tmp_path, device, backend, history):
+    weight = torch.nn.Parameter(torch.ones(300, device=device if backend == "triton" else "cpu"))
+    weight.grad = torch.ones_like(weight)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"), fastgeom.Probe(
+            [("w", weight)], window=2, trace=tmp_path / "run.h5", backend=backend, history=history, track_updates=True
+        ) as probe:  # fmt: skip
+            for _ in range(3):
+                probe.step(max_norm=1e9)
+    finally:
+        torch.set_default_dtype(before)
+    trace = fastgeom.open_trace(tmp_path / "run.h5")
+    np.testing.assert_allclose(trace.lag_cosine[2], [1, 1], rtol=1e-6)
+    np.testing.assert_allclose(trace.grad_sq, 300, rtol=1e-6)
