@@ -16,9 +16,14 @@ chunk come to ten or so units more, and the reference rounds as often as we do: 
 """
 
 
+_GUARD = 64
+
+
 def random_tensor(numel: int, dtype: torch.dtype, *, offset: int = 0) -> Tensor:
-    """Standard normal numbers that begin at element ``offset`` of their storage."""
-    return torch.randn(offset + numel, dtype=torch.float64).to(dtype)[offset:]
+    """Standard normal numbers ``offset`` elements behind an aligned place; NaN stands before and after them."""
+    storage = torch.full((_GUARD + offset + numel + _GUARD,), torch.nan, dtype=dtype)
+    values = storage[_GUARD + offset : _GUARD + offset + numel]
+    return values.copy_(torch.randn(numel, dtype=torch.float64))
 
 
 def table(tensors: Sequence[Tensor | None], absent: torch.dtype = torch.float32) -> AddressTable:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fastgeom import reference
 from fastgeom.engines import UpdateMoments, cpu_loops
-from fastgeom.engines.cpu import _SERIAL_ELEMENTS, CpuEngine, WindowMoments
+from fastgeom.engines.cpu import CpuEngine
 from fastgeom.engines.cpu_loops import BLOCK, _narrow, _widen
+from fastgeom.engines.cpu_passes import _SERIAL_ELEMENTS, WindowMoments
 from fastgeom.engines.cpu_window import CpuWindow, ParameterSnapshot
 from fastgeom.layout import Layout, TensorReader
 from fastgeom.tables import CHUNK_ELEMENTS, chunk_table, segments

@@ -1,0 +1,361 @@
+"""The list: plain data. The first word of a name is the file that is changed."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change that must not go unnoticed."""
+
+    name: str
+    file: str
+    old: str
+    """What is replaced: it occurs once in the file."""
+    new: str
+    tests: str
+    """The test file that must turn red."""
+    only: str = ""
+    """Its tests that are run, as for ``pytest -k``: enough to find the fault, few enough to be quick."""
+
+
+CPU_LOOPS, CPU_TESTS = "fastgeom/engines/cpu_loops.py", "tests/test_cpu_engine.py"
+CODEGEN_TESTS = "tests/test_codegen.py"
+
+CPU = (
+    Mutant(
+        "cpu: sum and difference swapped",
+        CPU_LOOPS,
+        "SUM_SQ, DIFF, SUM = 0, 1, 2",
+        "SUM_SQ, DIFF, SUM = 0, 2, 1",
+        CPU_TESTS,
+        "every_size_and_number_of_rows and float32-float32-float32",
+    ),
+    Mutant(
+        "cpu: the last element of a block left out",
+        CPU_LOOPS,
+        "for i in range(x.size):\n        total += np.float64(x[i]) * np.float64(_widen(row[i]))",
+        "for i in range(x.size - 1):\n        total += np.float64(x[i]) * np.float64(_widen(row[i]))",
+        CPU_TESTS,
+        "every_size_and_number_of_rows and float32-float32-float32",
+    ),
+    Mutant(
+        "cpu: bfloat16 rounds half up instead of to even",
+        CPU_LOOPS,
+        "np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))",
+        "np.uint32(0x8000)",
+        CPU_TESTS,
+        "narrow or stored",
+    ),
+)
+
+LOADS, NORM, DOTS, SCALE, LIST_TESTS = (
+    "kernels/loads.py",
+    "kernels/norm.py",
+    "kernels/dots.py",
+    "kernels/scale.py",
+    "tests/test_kernels_lists.py",
+)
+LISTS = (
+    Mutant(
+        "loads: no alignment hint on words",
+        LOADS,
+        "return tl.multiple_of(address.to(tl.pointer_type(WORD)), 16)",
+        "return address.to(tl.pointer_type(WORD))",
+        CODEGEN_TESTS,
+        "norm-norm-bfloat16-sm_90",
+    ),
+    Mutant(
+        "loads: no alignment hint on elements",
+        LOADS,
+        "pointer = tl.multiple_of(address.to(tl.pointer_type(element_type(CODE))), 16)\n"
+        "    return tl.multiple_of(pointer + start, 16)",
+        "return address.to(tl.pointer_type(element_type(CODE))) + start",
+        CODEGEN_TESTS,
+        "scale-scale-bfloat16-sm_90",
+    ),
+    Mutant(
+        "loads: the upper half of a word loses its sign",
+        LOADS,
+        "(words & -65536)",
+        "(words & 0x7FFF0000)",
+        LIST_TESTS,
+        "dots_of_every_alignment",
+    ),
+    Mutant(
+        "loads: the last element of a short unit is not read",
+        LOADS,
+        "inside = elements < tl.cast(length, tl.int32)",
+        "inside = elements < tl.cast(length, tl.int32) - 1",
+        LIST_TESTS,
+        "tiles_are_copied",
+    ),
+    Mutant(
+        "loads: the end of a short unit is stored without a mask",
+        LOADS,
+        "rounded(values, CODE), mask=elements < tl.cast(length, tl.int32))",
+        "rounded(values, CODE))",
+        LIST_TESTS,
+        "tiles_are_copied",
+    ),
+    Mutant(
+        "loads: NaN is not counted",
+        LOADS,
+        '(tl.abs(values) < float("inf")).to(tl.int32) ^ 1',
+        '(tl.abs(values) == float("inf")).to(tl.int32)',
+        LIST_TESTS,
+        "nonfinite_elements_are_counted",
+    ),
+    Mutant(
+        "norm: what follows the last tile is left out",
+        NORM,
+        "if head + left > 0:",
+        "if head > 0:",
+        LIST_TESTS,
+        "norm_of_every_dtype_size_and_alignment",
+    ),
+    Mutant(
+        "norm: lanes are added in float32",
+        NORM,
+        "total = tl.sum(squares)",
+        "total = tl.sum(squares.to(tl.float32)).to(tl.float64)",
+        LIST_TESTS,
+        "norm_of_long_sums_keeps_eight_digits",
+    ),
+    Mutant(
+        "norm: an atomic on floats instead of a store",
+        NORM,
+        "tl.store(out_ptr + unit, total)",
+        "tl.atomic_add(out_ptr + unit, total)",
+        CODEGEN_TESTS,
+        "norm-norm-bfloat16-sum-sm_90",
+    ),
+    Mutant(
+        "norm: the last unit is not launched",
+        NORM,
+        "_norm_kernel[(n_units,)]",
+        "_norm_kernel[(max(n_units - 1, 1),)]",
+        LIST_TESTS,
+        "norm_of_mixed_dtypes",
+    ),
+    Mutant(
+        "dots: the row is stored in the column after its own",
+        DOTS,
+        "tl.where(column[None, :] == row, _warp_sums(products)[:, None], gathered)",
+        "tl.where(column[None, :] == row + 1, _warp_sums(products)[:, None], gathered)",
+        LIST_TESTS,
+        "any_number_of_rows",
+    ),
+    Mutant(
+        "scale: a mask on whole tiles",
+        SCALE,
+        "_scale_elements(aligned_pointer(body, 0, CODE) + lanes, None,",
+        "_scale_elements(aligned_pointer(body, 0, CODE) + lanes, lanes < length,",
+        CODEGEN_TESTS,
+        "scale-scale-bfloat16-sm_90",
+    ),
+    Mutant(
+        "scale: the last elements are scaled twice",
+        SCALE,
+        "inside = lanes < left // VECTOR * VECTOR",
+        "inside = lanes < left",
+        LIST_TESTS,
+        "scale_multiplies_in_place",
+    ),
+)
+
+WINDOW, WINDOW_TESTS = "kernels/window.py", "tests/test_kernels_window.py"
+WINDOWS = (
+    Mutant(
+        "window: slots in the opposite order",
+        WINDOW,
+        "tl.where(lane == slot, tl.sum(products, axis=1)",
+        "tl.where(lane == min(window - first, WORDS) - 1 - slot, tl.sum(products, axis=1)",
+        WINDOW_TESTS,
+        "windows_of_every_length",
+    ),
+    Mutant(
+        "window: the gradient is stored before its slot is read",
+        WINDOW,
+        "    row = ring\n",
+        "    row = ring\n"
+        "    early = ring + tl.where(head + 1 < slots, head + 1, 0) * row_bytes\n"
+        "    _write(early, gradient, place, RING, RING, WIDE, TILES)\n",
+        WINDOW_TESTS,
+        "the_ring_goes_round",
+    ),
+    Mutant(
+        "window: the previous gradient is taken from the slot before",
+        WINDOW,
+        "previous = _read(ring + head * row_bytes,",
+        "previous = _read(ring + tl.where(head > 0, head - 1, slots - 1) * row_bytes,",
+        WINDOW_TESTS,
+        "the_ring_goes_round",
+    ),
+    Mutant(
+        "window: the newest gradient is overwritten instead of the oldest",
+        WINDOW,
+        "slot = tl.where(head + 1 < slots, head + 1, 0)",
+        "slot = head",
+        WINDOW_TESTS,
+        "the_ring_goes_round",
+    ),
+    Mutant(
+        "window: a step to be skipped is stored",
+        WINDOW,
+        "if not SKIPPABLE or tl.load(skip_ptr) == 0:",
+        "if not SKIPPABLE or tl.load(skip_ptr) >= 0:",
+        WINDOW_TESTS,
+        "skipping_stores_nothing",
+    ),
+    Mutant(
+        "window: NaN is not counted",
+        WINDOW,
+        'tl.where(tl.abs(gradient[part]) < float("inf"), 0.0, 1.0)',
+        'tl.where(tl.abs(gradient[part]) == float("inf"), 1.0, 0.0)',
+        WINDOW_TESTS,
+        "nonfinite_elements_are_counted",
+    ),
+    Mutant(
+        "window: an infinite scale makes NaN of padding",
+        WINDOW,
+        "product = tl.where(element < length, product, 0.0)",
+        "product = tl.where(element <= length, product, 0.0)",
+        WINDOW_TESTS,
+        "a_scale_that_is_not_finite",
+    ),
+    Mutant(
+        "window: a barrier in the loop",
+        WINDOW,
+        "            row += row_bytes\n",
+        "            row += row_bytes\n            tl.debug_barrier()\n",
+        CODEGEN_TESTS,
+        "window-bfloat16-fast-sm_90",
+    ),
+    Mutant(
+        "window: too few registers",
+        WINDOW,
+        '"maxnreg": _max_registers(ring, wide)',
+        '"maxnreg": _max_registers(ring, wide) - 96',
+        CODEGEN_TESTS,
+        "window-bfloat16-fast-sm_90",
+    ),
+)
+
+UPDATE, UPDATE_TESTS = "kernels/update.py", "tests/test_kernels_update.py"
+GRAM, GRAM_TESTS = "kernels/gram.py", "tests/test_kernels_gram.py"
+OTHERS = (
+    Mutant(
+        "update: the snapshot is renewed before it is read",
+        UPDATE,
+        "        old = load_tile(",
+        "        store_tile(snapshot, PARAMETER, start, place, length, new, PARAMETER, WIDE)\n        old = load_tile(",
+        UPDATE_TESTS,
+        "moments_have_the_names_and_places",
+    ),
+    Mutant(
+        "update: the step backwards",
+        UPDATE,
+        "update = new - old",
+        "update = old - new",
+        UPDATE_TESTS,
+        "moments_have_the_names_and_places",
+    ),
+    Mutant(
+        "update: the previous gradient is always the first slot's",
+        UPDATE,
+        "tl.load(state_ptr) * row_elements",
+        "0 * row_elements",
+        UPDATE_TESTS,
+        "the_row_that_the_state_names",
+    ),
+    Mutant(
+        "gram: the new rows in the opposite order",
+        GRAM,
+        "head - tl.minimum(age, block - 1) + slots",
+        "head + tl.minimum(age, block - 1) + slots",
+        GRAM_TESTS,
+        "wrap_around_anywhere",
+    ),
+    Mutant(
+        "gram: differences from rounded products",
+        GRAM,
+        "diff_sq += _folded_squares(new.to(tl.float32) - before, VECTOR)",
+        "diff_sq += _folded_squares((new.to(tl.float32) - before).to(tl.float16).to(tl.float32), VECTOR)",
+        GRAM_TESTS,
+        "differences_are_taken_from_the_elements",
+    ),
+)
+
+SKETCH, SKETCH_TESTS = "kernels/sketch.py", "tests/test_kernels_sketch.py"
+SKETCHES = (
+    Mutant(
+        "sketch: lower halves keep their sign",
+        SKETCH,
+        "sign & _BOTH_SIGNS",
+        "sign & _SIGN",
+        SKETCH_TESTS,
+        "sums_of_whole_numbers_are_those and bfloat16",
+    ),
+    Mutant(
+        "sketch: sums do not change places",
+        SKETCH,
+        "_exchange(low, high, tl.cast(q ^ (q + 1), tl.int32))",
+        "_exchange(low, high, tl.cast(0, tl.int32))",
+        SKETCH_TESTS,
+        "sums_of_whole_numbers_are_those and bfloat16",
+    ),
+    Mutant(
+        "sketch: no alignment hint",
+        SKETCH,
+        "return tl.multiple_of(tl.max_contiguous(pointers, [1, 4]), [16, 16])",
+        "return pointers",
+        CODEGEN_TESTS,
+        "sketch-sketch-bfloat16-sm_90",
+    ),
+)
+
+FINISH, TABLES, ENGINE_TESTS = "kernels/finish.py", "fastgeom/engines/triton_tables.py", "tests/test_triton_engine.py"
+ENGINE = (
+    Mutant(
+        "finish: lags in the opposite order",
+        FINISH,
+        "lag_ptr = out_ptr + _SUMS + lag - 1",
+        "lag_ptr = out_ptr + _SUMS + window - lag",
+        ENGINE_TESTS,
+        "missing_gradients_gaps",
+    ),
+    Mutant(
+        "finish: the last row of a segment is left out",
+        FINISH,
+        "(rows < end)[:, None]",
+        "(rows < end - 1)[:, None]",
+        ENGINE_TESTS,
+        "more_partial_sums_than_one_segment",
+    ),
+    Mutant(
+        "finish: a gap counts as one step",
+        FINISH,
+        "adjacent = tl.load(slot_step_ptr + head) == step - 1",
+        "adjacent = tl.load(slot_step_ptr + head) < step",
+        ENGINE_TESTS,
+        "missing_gradients_gaps",
+    ),
+    Mutant(
+        "tables: a short unit is taken for a whole one",
+        TABLES,
+        "fast = (units.length == whole) & (address % VECTOR_BYTES == 0)",
+        "fast = (units.length <= whole) & (address % VECTOR_BYTES == 0)",
+        ENGINE_TESTS,
+        "list_moments_are_those",
+    ),
+    Mutant(
+        "tables: the last unit of a layer belongs to no segment",
+        TABLES,
+        "edges = np.searchsorted(owner[order], np.arange(layers + 1))",
+        "edges = np.maximum(np.searchsorted(owner[order], np.arange(layers + 1)) - 1, 0)",
+        ENGINE_TESTS,
+        "segments_cover_every_row_once",
+    ),
+)
+
+MUTANTS = (*CPU, *LISTS, *WINDOWS, *OTHERS, *SKETCHES, *ENGINE)
