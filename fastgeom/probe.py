@@ -81,6 +81,9 @@ class Probe:
     with ``track_updates`` g + h + 3 x more, x the bytes of the parameters. The first step of the first run compiles the
     loops for the dtypes in use, some seconds; they are cached for later runs.
 
+    On a GPU nothing waits for the device, and a step can be captured in a CUDA graph: measure one step by hand, capture
+    (the trainer's scalars as tensors on the device), replay, and call `drain` now and then.
+
     Source: the lag cosines are those of Morchdi, Zhou, Ding, Wang: On the Mysterious Optimization Geometry of Deep
     Neural Networks; every definition stands in ``fastgeom.schema`` and, in float64, in ``fastgeom.reference``.
     """

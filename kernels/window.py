@@ -18,24 +18,8 @@ overwrite is read before it is.
 import triton
 import triton.language as tl
 
-from fastgeom.kernels.loads import (
-    ABSENT,
-    BFLOAT16,
-    DTYPE_NAMES,
-    FLOAT16,
-    FLOAT32,
-    FLOAT64,
-    ITEM_BYTES,
-    SHORT,
-    aligned_pointer,
-    compute_type,
-    element_type,
-    item_bytes,
-    load_tile,
-    store_tile,
-    unpack,
-    word_pointer,
-)
+from fastgeom.kernels.loads import ABSENT, DTYPE_NAMES, FLOAT16, ITEM_BYTES, compute_type, item_bytes
+from fastgeom.kernels.ring_tiles import halves, read, read_gradient, write, write_gradient
 
 WINDOW_BIG = 16384
 WINDOW_SMALL = 1024
@@ -68,22 +52,9 @@ def window_columns(window):
 
 
 @triton.constexpr_function
-def _halves(ring):
-    """Elements in a word of the ring: two of bfloat16, which are cheapest to take apart by hand, or one."""
-    return 2 if ring == BFLOAT16 else 1
-
-
-@triton.constexpr_function
 def _rows_at_once(ring):
     """Rows under way in a pass of the loop: as many as there are registers for."""
     return 2 if ring == FLOAT16 else 4
-
-
-@triton.constexpr_function
-def _holds(ring, wide, code):
-    """Whether a ring of this dtype may hold gradients of that: it has no more bits than they."""
-    held = {0: (0, 1), 1: (1,), 2: (0, 1, 2, 3), 3: (3,)}[ring]
-    return code in held and (wide or code != 1)
 
 
 @triton.jit(do_not_specialize=["n_units", "window", "slots", "columns"])
@@ -102,7 +73,7 @@ def _window_kernel(
 
     warp, lane = tl.arange(0, WARPS)[:, None], tl.arange(0, WORDS)[None, :]
     place = warp * WORDS + lane
-    gradient = _read_gradient(address, code, length, place, RING, WIDE, TILES)
+    gradient = read_gradient(address, code, length, place, RING, WIDE, TILES)
     if SCALED:
         gradient = _scaled(gradient, tl.load(scale_ptr).to(compute_type(WIDE)), code, length, place, RING, TILES)
 
@@ -112,9 +83,9 @@ def _window_kernel(
     previous = gradient
     if PREVIOUS:
         if KEEP and keep != 0:
-            previous = _read_gradient(keep, code % 4, 0, place, RING, WIDE, TILES)
+            previous = read_gradient(keep, code % 4, 0, place, RING, WIDE, TILES)
         else:
-            previous = _read(ring + head * row_bytes, 0, place, RING, RING, WIDE, TILES)
+            previous = read(ring + head * row_bytes, 0, place, RING, RING, WIDE, TILES)
 
     out_ptr = partials_ptr + (unit * WARPS + warp) * tl.multiple_of(tl.cast(columns, tl.int64), 8)
     n_columns = tl.cdiv(window, _DOT_COLUMNS) * _DOT_COLUMNS
@@ -125,9 +96,9 @@ def _window_kernel(
     for first in range(0, window, WORDS):
         dots = tl.zeros([WARPS, WORDS], compute_type(WIDE))
         for slot in tl.range(0, min(window - first, WORDS), loop_unroll_factor=_rows_at_once(RING)):
-            past = _read(row, 0, place, RING, RING, WIDE, TILES, EVICT_FIRST=True)
+            past = read(row, 0, place, RING, RING, WIDE, TILES, EVICT_FIRST=True)
             products = tl.zeros([WARPS, WORDS], compute_type(WIDE))
-            for part in tl.static_range(TILES * _halves(RING)):
+            for part in tl.static_range(TILES * halves(RING)):
                 products = tl.fma(gradient[part], past[part], products)
             dots = tl.where(lane == slot, tl.sum(products, axis=1)[:, None], dots)
             row += row_bytes
@@ -141,141 +112,15 @@ def _window_kernel(
         head = tl.load(state_ptr)
         keep = tl.load(column_ptr + 4 * n_units) if KEEP else 0
         slot = tl.where(head + 1 < slots, head + 1, 0)
-        _write(ring + slot * row_bytes, gradient, place, RING, RING, WIDE, TILES)
+        write(ring + slot * row_bytes, gradient, place, RING, RING, WIDE, TILES)
         if KEEP and keep != 0:
-            _write_gradient(keep, code % 4, gradient, place, RING, WIDE, TILES)
-
-
-@triton.jit
-def _read_gradient(address, code, length, place, RING: tl.constexpr, WIDE: tl.constexpr, TILES: tl.constexpr):
-    """The elements of a unit, wherever they lie, as `_read` returns them."""
-    if _holds(RING, WIDE, FLOAT32) and code == FLOAT32:
-        parts = _read(address, length, place, FLOAT32, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, FLOAT64) and code == FLOAT64:
-        parts = _read(address, length, place, FLOAT64, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, BFLOAT16) and code == BFLOAT16:
-        parts = _read(address, length, place, BFLOAT16, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, FLOAT16) and code == FLOAT16:
-        parts = _read(address, length, place, FLOAT16, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, FLOAT32) and code == FLOAT32 + SHORT:
-        parts = _read(address, length, place, FLOAT32 + SHORT, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, FLOAT64) and code == FLOAT64 + SHORT:
-        parts = _read(address, length, place, FLOAT64 + SHORT, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, BFLOAT16) and code == BFLOAT16 + SHORT:
-        parts = _read(address, length, place, BFLOAT16 + SHORT, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, FLOAT16) and code == FLOAT16 + SHORT:
-        parts = _read(address, length, place, FLOAT16 + SHORT, RING, WIDE, TILES)
-    else:
-        parts = _read(address, length, place, ABSENT, RING, WIDE, TILES)
-    return parts
-
-
-@triton.jit
-def _write_gradient(address, code, parts, place, RING: tl.constexpr, WIDE: tl.constexpr, TILES: tl.constexpr):
-    """Write a whole aligned unit of the dtype ``code``."""
-    if _holds(RING, WIDE, FLOAT32) and code == FLOAT32:
-        _write(address, parts, place, FLOAT32, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, FLOAT64) and code == FLOAT64:
-        _write(address, parts, place, FLOAT64, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, FLOAT16) and code == FLOAT16:
-        _write(address, parts, place, FLOAT16, RING, WIDE, TILES)
-
-
-@triton.jit
-def _read(
-    address, length, place, CODE: tl.constexpr, RING: tl.constexpr, WIDE: tl.constexpr, TILES: tl.constexpr,
-    EVICT_FIRST: tl.constexpr = False,
-):  # fmt: skip
-    """A unit's elements as a tuple of [WARPS, WORDS], arranged as in the words of the ring.
-
-    One tensor a tile, or two where a word is two elements: first those in the lower halves, then the others.
-    """
-    HALVES: tl.constexpr = _halves(RING)
-    WORDS: tl.constexpr = place.shape[0] * place.shape[1]
-    policy: tl.constexpr = "evict_first" if EVICT_FIRST else ""
-    parts = ()
-    if HALVES == 2 and CODE < SHORT and item_bytes(CODE) == 2:
-        pointers = word_pointer(address, CODE) + place
-        for tile in tl.static_range(TILES):
-            parts += unpack(tl.load(pointers + tile * WORDS, eviction_policy=policy), CODE, WIDE)
-    elif HALVES == 2 and CODE == FLOAT32:
-        for tile in tl.static_range(TILES):
-            low, high = _load_halves(word_pointer(address, CODE) + tile * 2 * WORDS, place)
-            parts += (low.to(compute_type(WIDE)), high.to(compute_type(WIDE)))
-    elif HALVES == 1 and CODE < SHORT:
-        pointers = aligned_pointer(address, 0, CODE) + place
-        for tile in tl.static_range(TILES):
-            parts += (tl.load(pointers + tile * WORDS, eviction_policy=policy).to(compute_type(WIDE)),)
-    else:
-        for part in tl.static_range(TILES * HALVES):
-            elements = (part // HALVES * WORDS + place) * HALVES + part % HALVES
-            parts += (load_tile(address, CODE, 0, elements, length, CODE, WIDE),)
-    return parts
-
-
-@triton.jit
-def _write(address, parts, place, CODE: tl.constexpr, RING: tl.constexpr, WIDE: tl.constexpr, TILES: tl.constexpr):
-    """Write a whole aligned unit of the dtype CODE from what `_read` returned, rounded."""
-    HALVES: tl.constexpr = _halves(RING)
-    WORDS: tl.constexpr = place.shape[0] * place.shape[1]
-    if HALVES == 2 and item_bytes(CODE) == 2:
-        for tile in tl.static_range(TILES):
-            words = _pack(parts[2 * tile], parts[2 * tile + 1], CODE)
-            tl.store(word_pointer(address, CODE) + tile * WORDS + place, words)
-    elif HALVES == 2 and CODE == FLOAT32:
-        for tile in tl.static_range(TILES):
-            low, high = parts[2 * tile].to(tl.float32), parts[2 * tile + 1].to(tl.float32)
-            _store_halves(word_pointer(address, CODE) + tile * 2 * WORDS, low, high, place)
-    else:
-        for part in tl.static_range(TILES * HALVES):
-            elements = (part // HALVES * WORDS + place) * HALVES + part % HALVES
-            store_tile(address, CODE, 0, elements, 0, parts[part], CODE, WIDE)
-
-
-@triton.jit
-def _pack(low, high, CODE: tl.constexpr):
-    """The inverse of `unpack`: rounds to nearest even, by way of float32 as torch does."""
-    low_bits = low.to(tl.float32).to(element_type(CODE)).to(tl.int16, bitcast=True)
-    high_bits = high.to(tl.float32).to(element_type(CODE)).to(tl.int16, bitcast=True)
-    return (low_bits.to(tl.int32) & 0xFFFF) | (high_bits.to(tl.int32) << 16)
-
-
-@triton.jit
-def _quads(place):
-    """[WARPS, WORDS / 4, 4]: where the first four float32 of each four words of a tile lie; four more follow them."""
-    WARPS: tl.constexpr = place.shape[0]
-    QUADS: tl.constexpr = place.shape[1] // 4
-    quad = tl.arange(0, WARPS)[:, None, None] * QUADS + tl.arange(0, QUADS)[None, :, None]
-    return quad * 8 + tl.arange(0, 4)[None, None, :]
-
-
-@triton.jit
-def _load_halves(pointer, place):
-    """The float32 elements 2w, and 2w + 1, of the words w of a tile, in loads of 16 bytes."""
-    quads = _quads(place)
-    SHAPE: tl.constexpr = [quads.shape[0], quads.shape[1], 2, 2]
-    low_0, high_0 = tl.split(tl.load(pointer + quads).reshape(SHAPE))
-    low_1, high_1 = tl.split(tl.load(pointer + quads + 4).reshape(SHAPE))
-    low = tl.join(low_0, low_1).permute(0, 1, 3, 2).reshape(place.shape)
-    high = tl.join(high_0, high_1).permute(0, 1, 3, 2).reshape(place.shape)
-    return low, high
-
-
-@triton.jit
-def _store_halves(pointer, low, high, place):
-    """The inverse of `_load_halves`."""
-    quads = _quads(place)
-    SHAPE: tl.constexpr = [quads.shape[0], quads.shape[1], 2, 2]
-    low_0, low_1 = tl.split(low.reshape(SHAPE).permute(0, 1, 3, 2))
-    high_0, high_1 = tl.split(high.reshape(SHAPE).permute(0, 1, 3, 2))
-    tl.store(pointer + quads, tl.join(low_0, high_0).reshape(quads.shape))
-    tl.store(pointer + quads + 4, tl.join(low_1, high_1).reshape(quads.shape))
+            write_gradient(keep, code % 4, gradient, place, RING, WIDE, TILES)
 
 
 @triton.jit
 def _scaled(parts, scale, code, length, place, RING: tl.constexpr, TILES: tl.constexpr):
     """``parts`` times ``scale``; what is padding, or absent, stays zero even where the scale is not finite."""
-    HALVES: tl.constexpr = _halves(RING)
+    HALVES: tl.constexpr = halves(RING)
     WORDS: tl.constexpr = place.shape[0] * place.shape[1]
     scale = tl.where(code < ABSENT, scale, 0.0)
     scaled = ()
@@ -364,12 +209,15 @@ def _machine(max_registers):
 def _shape(code, small, lanes):
     """How a unit is cut: tiles in which every lane holds 16 bytes of the ring."""
     warps, unit = (SMALL_WARPS, WINDOW_SMALL) if small else (BIG_WARPS, WINDOW_BIG)
-    words = 16 // (ITEM_BYTES[code] * _halves(code))
+    words = 16 // (ITEM_BYTES[code] * halves(code))
     return {"WARPS": warps, "WORDS": lanes * words, "TILES": unit // (warps * lanes * 16)}
 
 
 def window_variants():
-    """What is compiled ahead of time: what is launched, and the fast path of each dtype on its own."""
+    """What is compiled ahead of time: what is launched, and the fast path of each dtype on its own.
+
+    Each for a warp of 32 lanes and, for AMD, of 64.
+    """
     launched = [
         _variant("bfloat16", 2),
         _variant("bfloat16-keep", 2, keep=True),
@@ -391,13 +239,13 @@ def window_variants():
         _variant("float32-in-bfloat16-keep-fast", 2, code=0, keep=True, goal=3.2),
         _variant("float16-in-bfloat16-fast", 2, code=3, goal=3.2),
     ]
-    return [make(small) for make in launched + fast for small in (False, True)]
+    return [make(small, amd) for make in launched + fast for small in (False, True) for amd in (False, True)]
 
 
 def _variant(
     name, ring, *, code=-1, wide=False, keep=False, previous=True, scaled=False, skippable=False, width=16, goal=None
 ):
-    def make(small):
+    def make(small, amd):
         pointers = {
             "table_ptr": "*i64",
             "ring_ptr": ("*fp32", "*fp64", "*bf16", "*fp16")[ring],
@@ -411,13 +259,14 @@ def _variant(
         options = {"RING": ring, "CODE": code, "WIDE": wide, "KEEP": keep, "PREVIOUS": previous}
         options |= {"SCALED": scaled, "SKIPPABLE": skippable} | {p: None for p in pointers if p not in present}
         return {
-            "name": name + ("-small" if small else ""),
+            "name": name + "-small" * small + "-amd" * amd,
             "kernel": _window_kernel,
+            "backends": ("hip",) if amd else ("cuda",),
             "signature": present | counts,
-            "constexprs": options | _shape(ring, small, lanes=32),
+            "constexprs": options | _shape(ring, small, lanes=64 if amd else 32),
             "divisible_by_16": [*present, "row_stride"],
             "num_warps": SMALL_WARPS if small else BIG_WARPS,
-            "options": {"maxnreg": _max_registers(ring, wide), "num_stages": 1},
+            "options": {"num_stages": 1} | ({} if amd else {"maxnreg": _max_registers(ring, wide)}),
             "elements": (WINDOW_SMALL if small else WINDOW_BIG) // ITEM_BYTES[ring],
             "min_vector_bytes": width,
             "max_instructions_per_element": None if small else goal,
