@@ -8,7 +8,7 @@ and of an update u = x - snapshot: the sketch of u;  sum x^2,  sum u^2,  sum g u
 A *program* owns a tile of buckets of one group and a run of *quads*: the four blocks b that share q and i >> 2, and so
 one word of signs for each eight buckets. Quads are numbered q × rounds + (i >> 2). Its sums stay in registers, so there
 are no atomics and one order of adding. Where several programs share a tile, each leaves its sums in ``scratch``, and a
-second launch adds them up.
+second launch adds them up (`sketch_parts`).
 
 Element p of a block goes to bucket p XOR H XOR q. Above the low three bits, H says which piece of the block belongs to
 the tile, and permutes its groups of eight: both are done in the address. q permutes the eight: sums are kept as if it
@@ -22,34 +22,44 @@ import triton
 import triton.language as tl
 
 from fastgeom.kernels.loads import (
-    ABSENT,
     BFLOAT16,
     DTYPE_NAMES,
     FLOAT16,
     FLOAT32,
-    FLOAT64,
     SHORT,
     compute_type,
-    count_nonfinite,
-    element_type,
     item_bytes,
-    load_tile,
     nvidia_options,
-    store_tile,
     unpack,
 )
+from fastgeom.kernels.sketch_parts import (
+    SKETCH_COPY,
+    SKETCH_SUM,
+    TENSOR_COLUMNS,
+    launch_copies,
+    launch_sums,
+    scaled,
+    store_moments,
+)
+from fastgeom.kernels.sketch_pieces import load_words, read_piece, write_piece
+
+__all__ = [
+    "SKETCH_COPY",
+    "SKETCH_PROGRAMS",
+    "SKETCH_SUM",
+    "SKETCH_TILES",
+    "launch_sketch",
+    "sketch_bytes",
+    "sketch_update_bytes",
+    "sketch_variants",
+]
 
 SKETCH_TILES = (1024, 256, 128)
 """Buckets of a tile: the largest that fits into a group's."""
 SKETCH_PROGRAMS = 1056
 """Among how many programs work is shared: 8 for each of 132 multiprocessors, all of which run at once."""
-SKETCH_COPY = 1024
-"""Elements of an exact group that one program copies."""
-SKETCH_SUM = 128
-"""Buckets that one program of the second launch adds up."""
 
 _WARPS = {1024: 2, 256: 1, 128: 1}
-_COLUMNS = tl.constexpr(8)
 _ORDER_STREAM, _FLIP_STREAM = tl.constexpr(0x85EBCA6B), tl.constexpr(0x9E3779B9)
 _SIGN, _BOTH_SIGNS = tl.constexpr(-(1 << 31)), tl.constexpr(-0x7FFF8000)
 _ALL_FLOAT32, _ALL_BFLOAT16, _ALL_FLOAT16, _NOTHING = (tl.constexpr(kinds) for kinds in (1, 4, 8, 15))
@@ -118,17 +128,15 @@ def _sketch_kernel(
     if SCALED:
         scale = tl.load(scale_ptr)
     if UPDATE:
-        _store_moments(
-            partials_ptr + 3 * program, total, tl.sum(moments[1]), _scaled(tl.sum(moments[2]), scale, SCALED)
-        )
+        store_moments(partials_ptr + 3 * program, total, tl.sum(moments[1]), scaled(tl.sum(moments[2]), scale, SCALED))
     else:
-        low, high = _scaled(low, scale, SCALED), _scaled(high, scale, SCALED)
+        low, high = scaled(low, scale, SCALED), scaled(high, scale, SCALED)
         bad = 0
         if not total < float("inf"):
             bad = _count_nonfinite(tensor_ptr, tile, first_quad, end_quad, start, first_place, GROUPS, WIDE, CODE)
-        _store_moments(
-            partials_ptr + 3 * program, _scaled(_scaled(total, scale, SCALED), scale, SCALED),
-            _scaled(largest, tl.abs(scale), SCALED), bad.to(tl.float64),
+        store_moments(
+            partials_ptr + 3 * program, scaled(scaled(total, scale, SCALED), scale, SCALED),
+            scaled(largest, tl.abs(scale), SCALED), bad.to(tl.float64),
         )  # fmt: skip
     address = tl.where(target >= 0, out_ptr.to(tl.int64) + 4 * target, scratch_ptr.to(tl.int64) - 4 * (target + 1))
     sketch_ptr = tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 16)
@@ -142,21 +150,6 @@ def _mix32(x):
     x = (x ^ (x >> 16)) * 0x7FEB352D
     x = (x ^ (x >> 15)) * 0x846CA68B
     return x ^ (x >> 16)
-
-
-@triton.jit
-def _scaled(x, scale, SCALED: tl.constexpr):
-    """``x`` times the scale, but zero where it is zero, even if the scale is not finite."""
-    if SCALED:
-        x = tl.where(x == 0, x, x * scale.to(x.dtype))
-    return x
-
-
-@triton.jit
-def _store_moments(pointer, first, second, third):
-    tl.store(pointer, first)
-    tl.store(pointer + 1, second)
-    tl.store(pointer + 2, third)
 
 
 @triton.jit
@@ -180,7 +173,7 @@ def _exchange_words(x, near, far, GROUPS: tl.constexpr):
 @triton.jit
 def _tensor(place, tensor_ptr):
     """What is kept of a tensor: place, end and first of its blocks, elements of the last one, address and code."""
-    row_ptr = tensor_ptr + _COLUMNS * place.to(tl.int64)
+    row_ptr = tensor_ptr + TENSOR_COLUMNS * place.to(tl.int64)
     end, first, tail = (
         tl.load(row_ptr).to(tl.int32),
         tl.load(row_ptr + 1).to(tl.int32),
@@ -194,7 +187,7 @@ def _advance(b, tensor, tensor_ptr):
     """The tensor that block b lies in; it is ``tensor`` or a later one."""
     if b >= tensor[1]:
         place = tensor[0]
-        while b >= tl.load(tensor_ptr + _COLUMNS * place.to(tl.int64)):
+        while b >= tl.load(tensor_ptr + TENSOR_COLUMNS * place.to(tl.int64)):
             place += 1
         tensor = _tensor(place, tensor_ptr)
     return tensor
@@ -264,7 +257,7 @@ def _add_whole(low, high, moments, addresses, begins, positions, there, signs, C
     GROUPS: tl.constexpr = low.shape[0]
     words = ()
     for t in tl.static_range(4):
-        words += (_load_words(addresses[t], begins[t], positions[t], there[t], CODE),)
+        words += (load_words(addresses[t], begins[t], positions[t], there[t], CODE),)
     squares = tl.zeros([GROUPS, 4], tl.float32)
     largest = moments[3]
     for t in tl.static_range(4):
@@ -293,37 +286,6 @@ def _negate(x, sign):
 
 
 @triton.jit
-def _load_words(address, begin, positions, there, CODE: tl.constexpr):
-    """The words of a whole aligned piece: [GROUPS, 4] int32, or the even and the odd elements, float32."""
-    GROUPS: tl.constexpr = positions.shape[0]
-    if item_bytes(CODE) == 2:
-        words = _load(_vectors(address, begin, positions, 0, CODE), there)
-    else:
-        first = _load(_vectors(address, begin, positions, 0, CODE), there)
-        second = _load(_vectors(address, begin, positions, 4, CODE), there)
-        low_0, high_0 = tl.split(first.to(tl.float32, bitcast=True).reshape([GROUPS, 2, 2]))
-        low_1, high_1 = tl.split(second.to(tl.float32, bitcast=True).reshape([GROUPS, 2, 2]))
-        words = (
-            tl.join(low_0, low_1).permute(0, 2, 1).reshape([GROUPS, 4]),
-            tl.join(high_0, high_1).permute(0, 2, 1).reshape([GROUPS, 4]),
-        )
-    return words
-
-
-@triton.jit
-def _load(pointers, there):
-    return tl.load(pointers) if there is None else tl.load(pointers, mask=there, other=0)
-
-
-@triton.jit
-def _vectors(address, begin, positions, FIRST: tl.constexpr, CODE: tl.constexpr):
-    """Pointers to four words, 16 bytes, of each group of eight elements, from its word FIRST on."""
-    groups = address + begin * item_bytes(CODE) + positions.to(tl.int64) * item_bytes(CODE)
-    pointers = groups.to(tl.pointer_type(tl.int32))[:, None] + (FIRST + tl.arange(0, 4))[None, :]
-    return tl.multiple_of(tl.max_contiguous(pointers, [1, 4]), [16, 16])
-
-
-@triton.jit
 def _add_any(
     low, high, moments, tensor, tensor_ptr, tile, j, q, order, signs, WIDE: tl.constexpr, UPDATE: tl.constexpr
 ):  # fmt: skip
@@ -336,7 +298,7 @@ def _add_any(
             begin, positions, length, left = _piece(b, tensor, tile, TILE)
             if left > 0:
                 piece = (begin, positions, length, left < TILE)
-                x_low, x_high = _read(tensor[4], tensor[5], piece, WIDE)
+                x_low, x_high = read_piece(tensor[4], tensor[5], piece, WIDE)
                 if UPDATE:
                     x_low, x_high, moments = _update(x_low, x_high, moments, tensor, tensor_ptr, piece, WIDE)
                 else:
@@ -352,104 +314,17 @@ def _add_any(
 @triton.jit
 def _update(x_low, x_high, moments, tensor, tensor_ptr, piece, WIDE: tl.constexpr):
     """The update of a piece of a parameter, whose snapshot is renewed, and its moments added to the others."""
-    row_ptr = tensor_ptr + _COLUMNS * tensor[0].to(tl.int64)
+    row_ptr = tensor_ptr + TENSOR_COLUMNS * tensor[0].to(tl.int64)
     snapshot, gradient, gradient_code = tl.load(row_ptr + 5), tl.load(row_ptr + 6), tl.load(row_ptr + 7).to(tl.int32)
-    old_low, old_high = _read(snapshot, tensor[5], piece, WIDE)
-    g_low, g_high = _read(gradient, gradient_code, piece, WIDE)
+    old_low, old_high = read_piece(snapshot, tensor[5], piece, WIDE)
+    g_low, g_high = read_piece(gradient, gradient_code, piece, WIDE)
     u_low, u_high = x_low - old_low, x_high - old_high
     tl.debug_barrier()  # whoever writes an element may not be the one who reads it
-    _write(snapshot, tensor[5], piece, x_low, x_high, WIDE)
+    write_piece(snapshot, tensor[5], piece, x_low, x_high, WIDE)
     x_sq = tl.sum(x_low * x_low + x_high * x_high, axis=1).to(tl.float64)
     u_sq = tl.sum(u_low * u_low + u_high * u_high, axis=1).to(tl.float64)
     g_dot_u = tl.sum(g_low * u_low + g_high * u_high, axis=1).to(tl.float64)
     return u_low, u_high, (moments[0] + x_sq, moments[1] + u_sq, moments[2] + g_dot_u, moments[3])
-
-
-@triton.jit
-def _read(address, code, piece, WIDE: tl.constexpr, CODE: tl.constexpr = -1):
-    """A piece of any tensor, [GROUPS, 4] its even and its odd elements; zero where there is none."""
-    code = tl.where(piece[3] & (code < SHORT), code + SHORT, code)
-    if CODE >= 0:
-        low, high = _read_as(address, piece, CODE, WIDE)
-    elif code == FLOAT32:
-        low, high = _read_as(address, piece, FLOAT32, WIDE)
-    elif code == BFLOAT16:
-        low, high = _read_as(address, piece, BFLOAT16, WIDE)
-    elif code == FLOAT16:
-        low, high = _read_as(address, piece, FLOAT16, WIDE)
-    elif code == FLOAT32 + SHORT:
-        low, high = _read_as(address, piece, FLOAT32 + SHORT, WIDE)
-    elif code == BFLOAT16 + SHORT:
-        low, high = _read_as(address, piece, BFLOAT16 + SHORT, WIDE)
-    elif code == FLOAT16 + SHORT:
-        low, high = _read_as(address, piece, FLOAT16 + SHORT, WIDE)
-    elif WIDE and code % 4 == FLOAT64 and code < ABSENT:
-        low, high = _read_as(address, piece, FLOAT64 + SHORT, WIDE)
-    else:
-        low = tl.zeros([piece[1].shape[0], 4], compute_type(WIDE))
-        high = low
-    return low, high
-
-
-@triton.jit
-def _read_as(address, piece, CODE: tl.constexpr, WIDE: tl.constexpr):
-    begin, positions, length, _ = piece
-    if CODE >= SHORT:
-        pointer = address.to(tl.pointer_type(element_type(CODE))) + begin
-        element = positions[:, None] + 2 * tl.arange(0, 4)[None, :]
-        low = tl.load(pointer + element, mask=element < length, other=0.0).to(compute_type(WIDE))
-        high = tl.load(pointer + element + 1, mask=element + 1 < length, other=0.0).to(compute_type(WIDE))
-    elif item_bytes(CODE) == 2:
-        low, high = unpack(_load_words(address, begin, positions, None, CODE), CODE, WIDE)
-    else:
-        low, high = _load_words(address, begin, positions, None, CODE)
-        low, high = low.to(compute_type(WIDE)), high.to(compute_type(WIDE))
-    return low, high
-
-
-@triton.jit
-def _write(address, code, piece, low, high, WIDE: tl.constexpr):
-    """Write back what `_read` has returned for this piece of a tensor of the same dtype."""
-    code = tl.where(piece[3] & (code < SHORT), code + SHORT, code)
-    if code == FLOAT32:
-        _write_as(address, piece, low, high, FLOAT32)
-    elif code == BFLOAT16:
-        _write_as(address, piece, low, high, BFLOAT16)
-    elif code == FLOAT16:
-        _write_as(address, piece, low, high, FLOAT16)
-    elif code == FLOAT32 + SHORT:
-        _write_as(address, piece, low, high, FLOAT32 + SHORT)
-    elif code == BFLOAT16 + SHORT:
-        _write_as(address, piece, low, high, BFLOAT16 + SHORT)
-    elif code == FLOAT16 + SHORT:
-        _write_as(address, piece, low, high, FLOAT16 + SHORT)
-    elif WIDE and code % 4 == FLOAT64 and code < ABSENT:
-        _write_as(address, piece, low, high, FLOAT64 + SHORT)
-
-
-@triton.jit
-def _write_as(address, piece, low, high, CODE: tl.constexpr):
-    begin, positions, length, _ = piece
-    GROUPS: tl.constexpr = positions.shape[0]
-    if CODE >= SHORT:
-        pointer = address.to(tl.pointer_type(element_type(CODE))) + begin
-        element = positions[:, None] + 2 * tl.arange(0, 4)[None, :]
-        tl.store(pointer + element, low.to(element_type(CODE)), mask=element < length)
-        tl.store(pointer + element + 1, high.to(element_type(CODE)), mask=element + 1 < length)
-    elif item_bytes(CODE) == 2:
-        low_bits = low.to(element_type(CODE)).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
-        high_bits = high.to(element_type(CODE)).to(tl.int16, bitcast=True).to(tl.int32) << 16
-        tl.store(_vectors(address, begin, positions, 0, CODE), low_bits | high_bits)
-    else:
-        low_0, low_1 = tl.split(_bits(low).reshape([GROUPS, 2, 2]).permute(0, 2, 1))
-        high_0, high_1 = tl.split(_bits(high).reshape([GROUPS, 2, 2]).permute(0, 2, 1))
-        tl.store(_vectors(address, begin, positions, 0, CODE), tl.join(low_0, high_0).reshape([GROUPS, 4]))
-        tl.store(_vectors(address, begin, positions, 4, CODE), tl.join(low_1, high_1).reshape([GROUPS, 4]))
-
-
-@triton.jit
-def _bits(x):
-    return x.to(tl.float32).to(tl.int32, bitcast=True)
 
 
 @triton.jit
@@ -472,78 +347,10 @@ def _count_nonfinite(
             if b < tile[2]:
                 tensor = _advance(b, tensor, tensor_ptr)
                 begin, positions, length, left = _piece(b, tensor, tile, TILE)
-                low, high = _read(tensor[4], tensor[5], (begin, positions, length, left < TILE), WIDE, CODE)
+                low, high = read_piece(tensor[4], tensor[5], (begin, positions, length, left < TILE), WIDE, CODE)
                 found += (tl.abs(low) < float("inf")).to(tl.int32) ^ 1
                 found += (tl.abs(high) < float("inf")).to(tl.int32) ^ 1
     return tl.sum(found)
-
-
-@triton.jit(do_not_specialize=["n_units"])
-def _copy_kernel(
-    unit_ptr, tensor_ptr, scale_ptr, out_ptr, partials_ptr, n_units,
-    UNIT: tl.constexpr, WIDE: tl.constexpr, UPDATE: tl.constexpr, SCALED: tl.constexpr,
-):  # fmt: skip
-    unit = tl.program_id(0).to(tl.int64)
-    stride = tl.cast(n_units, tl.int64)
-    place, start = tl.load(unit_ptr + unit), tl.load(unit_ptr + stride + unit)
-    length, target = tl.load(unit_ptr + 2 * stride + unit).to(tl.int32), tl.load(unit_ptr + 3 * stride + unit)
-    lanes = tl.arange(0, UNIT)
-    row_ptr = tensor_ptr + _COLUMNS * tl.maximum(place, 0)
-    scale = tl.full((), 1, tl.float64)
-    if SCALED:
-        scale = tl.load(scale_ptr)
-    code = _unit_code(place, tl.load(row_ptr + 4), length, UNIT)
-    x = load_tile(_at(tl.load(row_ptr + 3), start, code), code, 0, lanes, length, -1, WIDE)
-    first = _sum(x * x)
-    if UPDATE:
-        gradient_code = _unit_code(place, tl.load(row_ptr + 7), length, UNIT)
-        gradient = _at(tl.load(row_ptr + 6), start, gradient_code)
-        snapshot = _at(tl.load(row_ptr + 5), start, code)
-        update = x - load_tile(snapshot, code, 0, lanes, length, -1, WIDE)
-        dot = _sum(load_tile(gradient, gradient_code, 0, lanes, length, -1, WIDE) * update)
-        tl.debug_barrier()
-        store_tile(snapshot, code, 0, lanes, length, x, -1, WIDE)
-        _store_moments(partials_ptr + 3 * unit, first, _sum(update * update), _scaled(dot, scale, SCALED))
-        x = update
-    else:
-        largest, bad = tl.max(tl.maximum(tl.abs(x), 0)).to(tl.float64), count_nonfinite(x).to(tl.float64)
-        first = _scaled(_scaled(first, scale, SCALED), scale, SCALED)
-        _store_moments(partials_ptr + 3 * unit, first, _scaled(largest, tl.abs(scale), SCALED), bad)
-        x = _scaled(x, scale, SCALED)
-    tl.store(out_ptr + target + lanes, x.to(tl.float32), mask=lanes < length)
-
-
-@triton.jit
-def _sum(x):
-    return tl.sum(x.to(tl.float64))
-
-
-@triton.jit
-def _unit_code(place, code, length, UNIT: tl.constexpr):
-    code = tl.where(place < 0, ABSENT, code.to(tl.int32))
-    return tl.where((length < UNIT) & (code < SHORT), code + SHORT, code)
-
-
-@triton.jit
-def _at(address, start, code):
-    """Byte address of element ``start`` of a tensor."""
-    item = tl.where(code % 4 == FLOAT64, 8, tl.where(code % 4 == FLOAT32, 4, 2))
-    return address + start * item
-
-
-@triton.jit(do_not_specialize=["n_units"])
-def _sum_kernel(unit_ptr, scratch_ptr, out_ptr, n_units, UNIT: tl.constexpr):
-    unit = tl.program_id(0).to(tl.int64)
-    stride = tl.cast(n_units, tl.int64)
-    target, source = tl.load(unit_ptr + unit), tl.load(unit_ptr + stride + unit)
-    runs, buckets = tl.load(unit_ptr + 2 * stride + unit).to(tl.int32), tl.load(unit_ptr + 3 * stride + unit)
-    lanes = tl.arange(0, UNIT)
-    total = tl.zeros([UNIT], tl.float32)
-    pointer = tl.multiple_of(scratch_ptr + source, 16)
-    for _ in range(runs):
-        total += tl.load(pointer + lanes)
-        pointer = tl.multiple_of(pointer + buckets, 16)
-    tl.store(tl.multiple_of(out_ptr + target, 16) + lanes, total)
 
 
 def launch_sketch(programs, copies, sums, tensors, out, scratch, partials, *, update=False, wide=False, scale=None):
@@ -580,24 +387,15 @@ def launch_sketch(programs, copies, sums, tensors, out, scratch, partials, *, up
                 TILE=tile, CODE=-1, **options, num_warps=_WARPS[tile], **registers,
             )  # fmt: skip
         row += n_programs
-    if copies.shape[1] > 0:
-        _copy_kernel[(copies.shape[1],)](
-            copies, tensors, scale, out, partials[row:], copies.shape[1],
-            UNIT=SKETCH_COPY, **options, num_warps=4,
-        )  # fmt: skip
-    if sums.shape[1] > 0:
-        _sum_kernel[(sums.shape[1],)](sums, scratch, out, sums.shape[1], UNIT=SKETCH_SUM, num_warps=1)
+    launch_copies(copies, tensors, scale, out, partials[row:], update=update, wide=wide)
+    launch_sums(sums, scratch, out)
 
 
 def sketch_variants():
     """What is compiled ahead of time: the kernels that run, and for each dtype the path of whole quads alone."""
-    pointers = {"tensor_ptr": "*i64", "scale_ptr": "*fp64", "out_ptr": "*fp32"}
     signature = {
-        "program_ptr": "*i64", **pointers, "scratch_ptr": "*fp32", "partials_ptr": "*fp64",
-        "n_programs": "i32",
-    }  # fmt: skip
-    copy_signature = {
-        "unit_ptr": "*i64", **pointers, "partials_ptr": "*fp64", "n_units": "i32",
+        "program_ptr": "*i64", "tensor_ptr": "*i64", "scale_ptr": "*fp64", "out_ptr": "*fp32", "scratch_ptr": "*fp32",
+        "partials_ptr": "*fp64", "n_programs": "i32",
     }  # fmt: skip
     common = {"divisible_by_16": ["out_ptr", "scratch_ptr"], "options": {}, "elements": 1, "min_vector_bytes": 0,
               "max_instructions_per_element": None, "loop": False}  # fmt: skip
@@ -621,16 +419,4 @@ def sketch_variants():
         for tile in SKETCH_TILES
         for update, wide in ((False, False), (True, False), (False, True), (True, True))
     ]  # fmt: skip
-    copies = [
-        common | {
-            "name": f"sketch-copy{'-update' * update}{'-wide' * wide}", "kernel": _copy_kernel,
-            "signature": copy_signature, "num_warps": 4, "divisible_by_16": ["out_ptr"],
-            "constexprs": {"UNIT": SKETCH_COPY, "WIDE": wide, "UPDATE": update, "SCALED": True},
-        }
-        for update, wide in ((False, False), (True, True))
-    ]  # fmt: skip
-    add = common | {
-        "name": "sketch-sum", "kernel": _sum_kernel, "num_warps": 1, "constexprs": {"UNIT": SKETCH_SUM},
-        "signature": {"unit_ptr": "*i64", "scratch_ptr": "*fp32", "out_ptr": "*fp32", "n_units": "i32"},
-    }  # fmt: skip
-    return [*counted, *run, *copies, add]
+    return [*counted, *run]

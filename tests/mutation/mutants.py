@@ -179,15 +179,15 @@ WINDOWS = (
         "    row = ring\n",
         "    row = ring\n"
         "    early = ring + tl.where(head + 1 < slots, head + 1, 0) * row_bytes\n"
-        "    _write(early, gradient, place, RING, RING, WIDE, TILES)\n",
+        "    write(early, gradient, place, RING, RING, WIDE, TILES)\n",
         WINDOW_TESTS,
         "the_ring_goes_round",
     ),
     Mutant(
         "window: the previous gradient is taken from the slot before",
         WINDOW,
-        "previous = _read(ring + head * row_bytes,",
-        "previous = _read(ring + tl.where(head > 0, head - 1, slots - 1) * row_bytes,",
+        "previous = read(ring + head * row_bytes,",
+        "previous = read(ring + tl.where(head > 0, head - 1, slots - 1) * row_bytes,",
         WINDOW_TESTS,
         "the_ring_goes_round",
     ),
@@ -286,7 +286,7 @@ OTHERS = (
     ),
 )
 
-SKETCH, SKETCH_TESTS = "kernels/sketch.py", "tests/test_kernels_sketch.py"
+SKETCH, SKETCH_PIECES, SKETCH_TESTS = "kernels/sketch.py", "kernels/sketch_pieces.py", "tests/test_kernels_sketch.py"
 SKETCHES = (
     Mutant(
         "sketch: lower halves keep their sign",
@@ -305,8 +305,8 @@ SKETCHES = (
         "sums_of_whole_numbers_are_those and bfloat16",
     ),
     Mutant(
-        "sketch: no alignment hint",
-        SKETCH,
+        "sketch_pieces: no alignment hint",
+        SKETCH_PIECES,
         "return tl.multiple_of(tl.max_contiguous(pointers, [1, 4]), [16, 16])",
         "return pointers",
         CODEGEN_TESTS,
