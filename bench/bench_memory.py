@@ -29,7 +29,10 @@ def run(n_tensors, n_elements, path):
         p.grad = torch.ones(n_elements)
     open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
     before = resident_bytes("VmRSS")
-    with fastgeom.Probe(named, window=window, groups=groups, track_updates=bool(track), trace=path) as probe:
+    exact = fastgeom.Exact()
+    with fastgeom.Probe(
+        named, window=window, groups=groups, track_updates=bool(track), trace=path, history=exact
+    ) as probe:
         for step in range(window + MORE_STEPS):
             probe.step(loss=1.0)
     return resident_bytes("VmHWM") - before

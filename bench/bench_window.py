@@ -58,7 +58,7 @@ def test_probe_step_with_every_statistic(bench: Bench) -> None:
     n = elements(100_000_000, 4 * (WINDOW + 4))
     named = gradients(n)
     grads = [p.grad for _, p in named]
-    probe = fastgeom.Probe(named, window=WINDOW, groups="layer")
+    probe = fastgeom.Probe(named, window=WINDOW, groups="layer", history=fastgeom.Exact())
 
     scale = 1.0
     for t in range(WINDOW + 3):
@@ -68,7 +68,7 @@ def test_probe_step_with_every_statistic(bench: Bench) -> None:
         statistics = probe.step()
     assert_right(statistics, grads, [scale_of(t - lag) / scale for lag in range(1, WINDOW + 1)])
 
-    ring = probe._ring._ring.row[0].owners[0]  # the one ring serves both: a second would not fit in 16 GB
+    ring = probe._past._ring.row[0].owners[0]  # the one ring serves both: a second would not fit in 16 GB
 
     def lean_torch():
         torch.cat([g.view(-1) for g in grads], out=ring[3])
