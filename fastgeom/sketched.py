@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastgeom.engines import Engine, NormMoments, UpdateMoments, WindowStatistics
 from fastgeom.layout import Layout
-from fastgeom.sketching import MIN_BUCKETS, SketchPlan
+from fastgeom.sketching import MIN_BUCKETS, SketchPlan, cosine_variance, difference_sq_error
 from fastgeom.tables import DTYPES, AddressTable
 
 
@@ -118,14 +118,14 @@ class SketchedWindow:
         """Dot products and their standard errors over (layer + 1, lag), from cosines and products of norms by layer."""
         zero = norms == 0  # and the cosine is 0 / 0
         dot = torch.where(zero, 0.0, cosine * norms)
-        relative = (1 - cosine.square()) * self._inverse_sizes.sqrt()[:, None]
+        relative = cosine_variance(cosine.T, self._inverse_sizes).sqrt().T
         error = torch.where(zero, 0.0, relative * norms)
         overall = dot.sum(0, keepdim=True), error.square().sum(0, keepdim=True).sqrt()
         return torch.cat([dot, overall[0]]), torch.cat([error, overall[1]])
 
     def _square_error(self, square: Tensor) -> Tensor:
         """Standard errors of squared norms over (layer + 1,)."""
-        error = square[:-1] * (2 * self._inverse_sizes).sqrt()
+        error = square[:-1] * difference_sq_error(self._inverse_sizes)
         return torch.cat([error, error.square().sum(0, keepdim=True).sqrt()])
 
 

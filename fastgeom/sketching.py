@@ -321,32 +321,6 @@ def dot_variance(x_sq: Tensor, y_sq: Tensor, dot: Tensor, inverse_sizes: Tensor)
     return (x_sq * y_sq + dot.square()) * inverse_sizes
 
 
-def overall_cosine_variance(x_sq: Tensor, y_sq: Tensor, dot: Tensor, inverse_sizes: Tensor) -> Tensor:
-    r"""Variance of the cosine over all groups, where sums over groups of sketches' dot products are divided.
-
-    To first order in the errors, with a_g and b_g for the squared norms of a group and d_g for the dot product, all
-    divided by the overall norms, and :math:`\rho = \sum_g d_g`:
-
-    .. math:: \sum_g \bigl(a_g b_g + d_g^2 - 2 \rho d_g (a_g + b_g)
-        + \tfrac12 \rho^2 (a_g^2 + b_g^2 + 2 d_g^2)\bigr) / m_g
-
-    which is `cosine_variance` for one group.
-
-    Args:
-        x_sq, y_sq, dot: (..., group).
-        inverse_sizes: (group,).
-
-    Returns:
-        (...,).
-    """
-    norms_sq = x_sq.sum(-1, keepdim=True), y_sq.sum(-1, keepdim=True)
-    a, b = x_sq / norms_sq[0], y_sq / norms_sq[1]
-    d = dot / (norms_sq[0] * norms_sq[1]).sqrt()
-    rho = d.sum(-1, keepdim=True)
-    each = a * b + d.square() - 2 * rho * d * (a + b) + rho.square() / 2 * (a.square() + b.square() + 2 * d.square())
-    return (each * inverse_sizes).sum(-1)
-
-
 def difference_sq_error(inverse_sizes: Tensor) -> Tensor:
     r"""Relative standard error of the squared norm of a sketch, and so of a difference of sketches.
 

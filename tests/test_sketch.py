@@ -19,7 +19,6 @@ from fastgeom.sketching import (
     difference_sq_error,
     dot_variance,
     mix32,
-    overall_cosine_variance,
 )
 from tests.support import assert_accurate, assert_same_bits, random_tensor, table
 
@@ -166,18 +165,6 @@ def test_variances_are_their_formulas_and_zero_where_exact() -> None:
     assert cosine_variance(rho, inverse).tolist() == pytest.approx([0, (1 - 0.36) ** 2 / 512])
     assert dot_variance(a, b, rho * 6, inverse).tolist() == pytest.approx([0, (36 + 3.6**2) / 512])
     assert difference_sq_error(inverse).tolist() == pytest.approx([0, (2 / 512) ** 0.5])
-
-
-def test_the_overall_variance_is_that_of_one_group_where_there_is_one_and_adds_up_by_energy() -> None:
-    a, b, d = (torch.tensor([[v]], dtype=F64) for v in (4.0, 9.0, -3.0))
-    inverse = torch.tensor([1 / 256], dtype=F64)
-    assert overall_cosine_variance(a, b, d, inverse).tolist() == pytest.approx(
-        cosine_variance(torch.tensor([-0.5], dtype=F64), inverse).tolist()
-    )
-    two = overall_cosine_variance(*(t.expand(1, 2) for t in (a, b, d)), inverse.expand(2))
-    assert two.tolist() == pytest.approx((overall_cosine_variance(a, b, d, inverse) / 2).tolist())
-    hidden = overall_cosine_variance(*(torch.tensor([v, 0.0], dtype=F64) for v in (4.0, 9.0, -3.0)), inverse.expand(2))
-    assert float(hidden) == pytest.approx(float(overall_cosine_variance(a, b, d, inverse)))
 
 
 # ---------------------------------------------------------------- buckets and signs
