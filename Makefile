@@ -42,7 +42,7 @@ codegen: $(if $(filter $(OWN_TRITON),$(TRITON)),$(READY),.venv-triton-$(TRITON))
 mutate: $(READY) ## break kernels and launchers on purpose: each mutant must turn a test red
 	$(BIN) -m tests.mutation $(ARGS)
 
-gpu: ## on a machine with a CUDA card: every test and bench that needs one (8 minutes; installs nothing)
+gpu: ## on a machine with a CUDA card: every test and bench that needs one (stops after 8 minutes; installs nothing)
 	$(PYTHON) -m bench.gpu $(ARGS)
 
 clean: ## remove what was built and every cache; keeps the environment and runs/
