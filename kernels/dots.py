@@ -54,10 +54,7 @@ def _dots_kernel(table_ptr, rows_ptr, out_ptr, n_units, n_rows, CODE: tl.constex
     length = tl.load(table_ptr + 2 * n_units + unit).to(tl.int32)
     column = first + tl.arange(0, _GATHERED)
     g = _read_unit(address, _aligned_code(code, address), length, CODE)
-    squares = _unit_products(g, g)
-    if CODE < 0:
-        squares += _scattered_products(address, code, address, code, length)
-    gathered = tl.where(column[None, :] == n_rows, _warp_sums(squares)[:, None], 0.0)
+    gathered = tl.zeros((8, _GATHERED), tl.float64)
     for row in range(first, tl.minimum(last, n_rows)):
         row_ptr = rows_ptr + 2 * n_units * row + unit
         row_address, row_code = tl.load(row_ptr), tl.load(row_ptr + n_units)
@@ -65,6 +62,11 @@ def _dots_kernel(table_ptr, rows_ptr, out_ptr, n_units, n_rows, CODE: tl.constex
         if CODE < 0:
             products += _scattered_products(address, code, row_address, row_code, length)
         gathered = tl.where(column[None, :] == row, _warp_sums(products)[:, None], gathered)
+    # Last: before the loop some compilers pair up g in registers for it, and keep the pairs beside g through the loop.
+    squares = _unit_products(g, g)
+    if CODE < 0:
+        squares += _scattered_products(address, code, address, code, length)
+    gathered = tl.where(column[None, :] == n_rows, _warp_sums(squares)[:, None], gathered)
     tl.store(out_ptr + unit * (n_rows + 1) + column, tl.sum(gathered, axis=0), mask=column < last)
 
 

@@ -137,22 +137,22 @@ def _pack(low, high, CODE: tl.constexpr):
 
 @triton.jit
 def _quads(place):
-    """[WARPS, WORDS / 4, 4]: where the first four float32 of each four words of a tile lie; four more follow them."""
-    WARPS: tl.constexpr = place.shape[0]
-    QUADS: tl.constexpr = place.shape[1] // 4
-    quad = tl.arange(0, WARPS)[:, None, None] * QUADS + tl.arange(0, QUADS)[None, :, None]
-    return quad * 8 + tl.arange(0, 4)[None, None, :]
+    """[WARPS x WORDS / 4, 4]: where the first four float32 of each four words of a tile lie; four more follow them.
+
+    A quad a lane: of three axes the compiler might take the warps for the one along which lanes go.
+    """
+    return tl.arange(0, place.shape[0] * place.shape[1] // 4)[:, None] * 8 + tl.arange(0, 4)[None, :]
 
 
 @triton.jit
 def _load_halves(pointer, place):
     """The float32 elements 2w, and 2w + 1, of the words w of a tile, in loads of 16 bytes."""
     quads = _quads(place)
-    SHAPE: tl.constexpr = [quads.shape[0], quads.shape[1], 2, 2]
+    SHAPE: tl.constexpr = [quads.shape[0], 2, 2]
     low_0, high_0 = tl.split(tl.load(pointer + quads).reshape(SHAPE))
     low_1, high_1 = tl.split(tl.load(pointer + quads + 4).reshape(SHAPE))
-    low = tl.join(low_0, low_1).permute(0, 1, 3, 2).reshape(place.shape)
-    high = tl.join(high_0, high_1).permute(0, 1, 3, 2).reshape(place.shape)
+    low = tl.join(low_0, low_1).permute(0, 2, 1).reshape(place.shape)
+    high = tl.join(high_0, high_1).permute(0, 2, 1).reshape(place.shape)
     return low, high
 
 
@@ -160,8 +160,8 @@ def _load_halves(pointer, place):
 def _store_halves(pointer, low, high, place):
     """The inverse of `_load_halves`."""
     quads = _quads(place)
-    SHAPE: tl.constexpr = [quads.shape[0], quads.shape[1], 2, 2]
-    low_0, low_1 = tl.split(low.reshape(SHAPE).permute(0, 1, 3, 2))
-    high_0, high_1 = tl.split(high.reshape(SHAPE).permute(0, 1, 3, 2))
+    SHAPE: tl.constexpr = [quads.shape[0], 2, 2]
+    low_0, low_1 = tl.split(low.reshape(SHAPE).permute(0, 2, 1))
+    high_0, high_1 = tl.split(high.reshape(SHAPE).permute(0, 2, 1))
     tl.store(pointer + quads, tl.join(low_0, high_0).reshape(quads.shape))
     tl.store(pointer + quads + 4, tl.join(low_1, high_1).reshape(quads.shape))
