@@ -24,8 +24,9 @@ help: ## list the targets
 demo: $(READY) ## train a small network on MNIST, measure every step, draw the figure (3 minutes)
 	$(BIN) reproductions/p1_two_geometries.py $(ARGS)
 
+# One process a core, 8 at most; a file's tests stay together, because they share what is slow to make.
 test: $(READY) ## run the tests
-	$(BIN) -m pytest tests $(ARGS)
+	$(BIN) -m pytest tests -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## check style, format and types
 	$(BIN) -m ruff check .

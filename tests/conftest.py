@@ -14,6 +14,42 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: kernels run on CPU tensors, slowly
 
 
+def hasten_interpreter() -> None:
+    """Let Triton's interpreter do once a kernel what it does over and over; what kernels compute stays the same.
+
+    Whenever a kernel calls another function it looks through the whole language for what it must replace, though all is
+    in place already. A version in which these parts have other names is left as it is.
+    """
+    from triton import language
+    from triton.runtime import interpreter
+
+    if not (hasattr(interpreter, "_patch_lang") and hasattr(interpreter, "_LangPatchScope")):
+        return
+    patch = interpreter._patch_lang
+
+    def patch_what_is_not_yet(function: Callable) -> object:
+        modules = [v for v in function.__globals__.values() if v is language or v is language.core]
+        done = modules and not any(language.core.is_builtin(module.load) for module in modules)
+        return interpreter._LangPatchScope() if done else patch(function)
+
+    interpreter._patch_lang = patch_what_is_not_yet
+
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    hasten_interpreter()
+
+
+SLOW_FILES = ("codegen", "triton_engine", "gpu_script", "launching", "probe", "reproductions", "cpu_engine", "egress")
+"""These are handed out first, so that no process is left alone with one of them in the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the slow files come first, where files are spread over processes."""
+    rank = {f"test_{name}.py": place for place, name in enumerate(SLOW_FILES)}
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     """Where the kernels are tested: on a card where there is one, else through Triton's interpreter."""
