@@ -59,7 +59,8 @@ class Sketch:
     Norms, absolute maxima and counts stay exact. Dots, cosines and sums of differences are estimates; their standard
     errors stand beside them, as ``lag_dot_error`` and so on. A cosine :math:`\rho` of one layer with m buckets is off
     by about :math:`(1-\rho^2)/\sqrt m`. Layers share ``size`` by their share of the parameters; one that is smaller
-    than its share is kept whole, and exact. Memory: (window + 1) × size × 4 bytes.
+    than its share is kept whole, and exact. Memory: window × size × 4 bytes, and with ``record`` one sketch more; for
+    window=16 besides 0.3 kB a layer on a CPU, on a GPU 0.9 kB and 0.1 MB.
 
     Args:
         size: float32 numbers of a sketch.
@@ -123,7 +124,6 @@ def make_window(history: Exact | Sketch, layout: Layout, engine: Engine, window:
     """
     if isinstance(history, Sketch):
         return SketchedWindow(
-            layout, engine, window, size=history.size, seed=history.seed, record=history.record,
-            track_updates=track_updates,
+            layout, engine, window, size=history.size, seed=history.seed, record=history.record
         )  # fmt: skip
     return engine.window(layout, window, dtype=history.dtype, defer=history.defer, track_updates=track_updates)

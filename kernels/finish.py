@@ -146,15 +146,16 @@ def launch_window_finish(
     """The statistics of a step from the totals of its window pass; then the ring's head moves on.
 
     Args:
-        totals: float64 (layer + 1, columns): dots with slots 0 …, padded to a multiple of 32, then the sums of
-            `launch_window`.
+        totals: float64 (layer + 1, columns): dots with slots 0 …, perhaps some columns of padding, then the eight sums
+            of `launch_window`.
         state: int64 (2,): head and the last step; slot_step: int64 (slots,), NEVER in a slot that holds nothing.
         slot_norm: float64 (layer + 1, slots), the norm of the gradient in each slot.
         out: float64 (layer + 1, 5 + 2 window), filled with NaN: FINISHED_SUMS, the dots and the cosines by lag; window
-            columns more with ``past``.
+            columns more with ``slot_past``.
         nonfinite: int64 (layer + 1,).
         advance: steps since the last one; a graph that is captured replays with the same.
-        past: float64 (layer + 1,), a value of this step to keep in ``slot_past`` and to give back at its lags.
+        past: float64 (layer + 1,), a value of this step to keep in ``slot_past`` if it is stored.
+        slot_past: float64 (layer + 1, slots), given back at the lags; or ``None``.
         skip: a 0-d tensor; where it is not 0 the gradient was not stored.
         store: False leaves the ring's state as it is, and the step too.
         slot_known: int64 (slots,) of a deferred window, where every step has a slot: the step again, or NEVER where it
@@ -166,7 +167,7 @@ def launch_window_finish(
     _window_finish_kernel[(totals.shape[0],)](
         totals, state, slot_step, slot_norm, slot_past, past, skip, out, nonfinite,
         totals.shape[1], sums_column, n_slots, window, advance,
-        PAST=past is not None, STORE=store, SKIPPABLE=skippable, num_warps=1,
+        PAST=slot_past is not None, STORE=store, SKIPPABLE=skippable, num_warps=1,
     )  # fmt: skip
     if store:
         _advance_kernel[(1,)](

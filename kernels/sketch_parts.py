@@ -15,21 +15,27 @@ from fastgeom.kernels.loads import (
     SHORT,
     count_nonfinite,
     load_tile,
+    nvidia_options,
     store_tile,
 )
+from fastgeom.kernels.sketch_quads import TENSOR_COLUMNS
+from fastgeom.kernels.sketch_ring import deliver, delivered
 
 SKETCH_COPY = 1024
 """Elements of an exact group that one program copies."""
-SKETCH_SUM = 128
-"""Buckets that one program of the second launch adds up."""
-TENSOR_COLUMNS = tl.constexpr(8)
-"""Of the table of tensors: see `launch_sketch`."""
+SKETCH_SUM = 1024
+"""Buckets that one program of the second launch adds up, or all of a group that has fewer."""
+
+_WARPS = 4
+_MAX_REGISTERS = 128
+"""Of a copy: left alone, the compiler spills to reach 72."""
 
 
-@triton.jit(do_not_specialize=["n_units"])
+@triton.jit(do_not_specialize=["n_units", "total", "slots"])
 def _copy_kernel(
-    unit_ptr, tensor_ptr, scale_ptr, out_ptr, partials_ptr, n_units,
-    UNIT: tl.constexpr, WIDE: tl.constexpr, UPDATE: tl.constexpr, SCALED: tl.constexpr,
+    unit_ptr, tensor_ptr, scale_ptr, partials_ptr, out_ptr, ring_ptr, state_ptr, skip_ptr, sums_ptr,
+    n_units, total, slots,
+    UNIT: tl.constexpr, WIDE: tl.constexpr, UPDATE: tl.constexpr, SCALED: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     unit = tl.program_id(0).to(tl.int64)
     stride = tl.cast(n_units, tl.int64)
@@ -58,7 +64,11 @@ def _copy_kernel(
         first = scaled(scaled(first, scale, SCALED), scale, SCALED)
         store_moments(partials_ptr + 3 * unit, first, scaled(largest, tl.abs(scale), SCALED), bad)
         x = scaled(x, scale, SCALED)
-    tl.store(out_ptr + target + lanes, x.to(tl.float32), mask=lanes < length)
+    STORE: tl.constexpr = not UPDATE
+    x = x.to(tl.float32)
+    deliver(
+        x, target, length, unit, out_ptr, ring_ptr, state_ptr, skip_ptr, sums_ptr, total, slots, False, STORE, WARPS
+    )
 
 
 @triton.jit
@@ -79,19 +89,24 @@ def _at(address, start, code):
     return address + start * item
 
 
-@triton.jit(do_not_specialize=["n_units"])
-def _sum_kernel(unit_ptr, scratch_ptr, out_ptr, n_units, UNIT: tl.constexpr):
+@triton.jit(do_not_specialize=["n_units", "total", "slots"])
+def _sum_kernel(
+    unit_ptr, scratch_ptr, out_ptr, ring_ptr, state_ptr, skip_ptr, sums_ptr, n_units, total, slots,
+    UNIT: tl.constexpr, STORE: tl.constexpr, WARPS: tl.constexpr,
+):  # fmt: skip
     unit = tl.program_id(0).to(tl.int64)
     stride = tl.cast(n_units, tl.int64)
     target, source = tl.load(unit_ptr + unit), tl.load(unit_ptr + stride + unit)
     runs, buckets = tl.load(unit_ptr + 2 * stride + unit).to(tl.int32), tl.load(unit_ptr + 3 * stride + unit)
     lanes = tl.arange(0, UNIT)
-    total = tl.zeros([UNIT], tl.float32)
+    x = tl.zeros([UNIT], tl.float32)
     pointer = tl.multiple_of(scratch_ptr + source, 16)
-    for _ in range(runs):
-        total += tl.load(pointer + lanes)
+    for _ in tl.range(0, runs, loop_unroll_factor=4):
+        x += tl.load(pointer + lanes, mask=lanes // 4 * 4 < buckets, other=0.0)
         pointer = tl.multiple_of(pointer + buckets, 16)
-    tl.store(tl.multiple_of(out_ptr + target, 16) + lanes, total)
+    deliver(
+        x, target, buckets, unit, out_ptr, ring_ptr, state_ptr, skip_ptr, sums_ptr, total, slots, True, STORE, WARPS
+    )
 
 
 @triton.jit
@@ -110,40 +125,54 @@ def store_moments(pointer, first, second, third):
     tl.store(pointer + 2, third)
 
 
-def launch_copies(copies, tensors, scale, out, partials, *, update, wide):
-    """Copy the exact groups; the arguments are those of `launch_sketch`, ``partials`` from the first copy's row on."""
+def launch_copies(copies, tensors, scale, partials, out, ring, *, update, wide):
+    """Copy the exact groups; the arguments are those of `launch_sketch`, partial sums from the first row on."""
     if copies.shape[1] > 0:
         _copy_kernel[(copies.shape[1],)](
-            copies, tensors, scale, out, partials, copies.shape[1],
-            UNIT=SKETCH_COPY, WIDE=wide, UPDATE=update, SCALED=scale is not None, num_warps=4,
+            copies, tensors, scale, partials, out, ring.memory, ring.state, ring.skip, ring.partials, copies.shape[1],
+            *ring.shape, UNIT=SKETCH_COPY, WIDE=wide, UPDATE=update, SCALED=scale is not None, WARPS=_WARPS,
+            num_warps=_WARPS, **nvidia_options(maxnreg=_MAX_REGISTERS),
         )  # fmt: skip
 
 
-def launch_sums(sums, scratch, out):
-    """Add up the runs in ``scratch``; the arguments are those of `launch_sketch`."""
+def launch_sums(sums, scratch, out, ring, *, store):
+    """Add up the runs in ``scratch``; the arguments are those of `launch_sketch`, partial sums those of the units."""
     if sums.shape[1] > 0:
-        _sum_kernel[(sums.shape[1],)](sums, scratch, out, sums.shape[1], UNIT=SKETCH_SUM, num_warps=1)
+        _sum_kernel[(sums.shape[1],)](
+            sums, scratch, out, ring.memory, ring.state, ring.skip, ring.partials, sums.shape[1], *ring.shape,
+            UNIT=SKETCH_SUM, STORE=store, WARPS=_WARPS, num_warps=_WARPS,
+        )  # fmt: skip
+
+
+_COMMON = {"num_warps": _WARPS, "elements": 1, "max_instructions_per_element": None, "loop": False}
 
 
 def sketch_parts_variants():
     """What is compiled ahead of time: the kernels that run."""
-    common = {"options": {}, "elements": 1, "min_vector_bytes": 0, "max_instructions_per_element": None,
-              "loop": False}  # fmt: skip
-    copies = [
-        common | {
-            "name": f"sketch-copy{'-update' * update}{'-wide' * wide}", "kernel": _copy_kernel, "num_warps": 4,
-            "signature": {
-                "unit_ptr": "*i64", "tensor_ptr": "*i64", "scale_ptr": "*fp64", "out_ptr": "*fp32",
-                "partials_ptr": "*fp64", "n_units": "i32",
-            },
-            "divisible_by_16": ["out_ptr"],
-            "constexprs": {"UNIT": SKETCH_COPY, "WIDE": wide, "UPDATE": update, "SCALED": True},
-        }
-        for update, wide in ((False, False), (True, True))
-    ]  # fmt: skip
-    add = common | {
-        "name": "sketch-sum", "kernel": _sum_kernel, "num_warps": 1, "constexprs": {"UNIT": SKETCH_SUM},
-        "signature": {"unit_ptr": "*i64", "scratch_ptr": "*fp32", "out_ptr": "*fp32", "n_units": "i32"},
-        "divisible_by_16": ["out_ptr", "scratch_ptr"],
-    }  # fmt: skip
-    return [*copies, add]
+    copies = [_copy_variant(update, wide, ring) for update, wide, ring in (
+        (False, False, False), (False, False, True), (True, True, True),
+    )]  # fmt: skip
+    return [*copies, *(_sum_variant(ring, store) for ring, store in ((False, True), (True, True), (True, False)))]
+
+
+def _copy_variant(update, wide, ring):
+    return delivered(_COMMON | {
+        "name": f"sketch-copy{'-update' * update}{'-wide' * wide}{'-ring' * ring}",
+        "kernel": _copy_kernel,
+        "signature": {"unit_ptr": "*i64", "tensor_ptr": "*i64", "scale_ptr": "*fp64", "partials_ptr": "*fp64",
+                      "n_units": "i32"},
+        "constexprs": {"UNIT": SKETCH_COPY, "WIDE": wide, "UPDATE": update, "SCALED": True, "WARPS": _WARPS},
+        "options": {"maxnreg": _MAX_REGISTERS},
+        "min_vector_bytes": 0,
+    }, ring=ring)  # fmt: skip
+
+
+def _sum_variant(ring, store):
+    return delivered(_COMMON | {
+        "name": f"sketch-sum{'-ring' * ring}{'-store' * (ring and store)}",
+        "kernel": _sum_kernel,
+        "signature": {"unit_ptr": "*i64", "scratch_ptr": "*fp32", "n_units": "i32"},
+        "constexprs": {"UNIT": SKETCH_SUM, "STORE": store, "WARPS": _WARPS},
+        "options": {},
+        "min_vector_bytes": 16,
+    }, ring=ring)  # fmt: skip

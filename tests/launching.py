@@ -64,8 +64,9 @@ def pretend() -> None:
     kernel.function, kernel.packed_metadata = 0, None
 
 
-def steps(dtype: torch.dtype, count: int, **options) -> list[int]:
-    """A run; how many kernels had been compiled after each of its steps."""
+def steps(dtype: torch.dtype, count: int, *, scaled: bool = False, **options) -> list[int]:
+    """A run, ``scaled`` as an optimizer with a gradient scaler is; how many kernels were compiled after each step."""
+    scaler = {"grad_scale": torch.tensor(8.0), "found_inf": torch.tensor(0.0)} if scaled else {}
     named = [
         ("large", torch.nn.Parameter(torch.zeros(9000, dtype=dtype))),
         ("small", torch.nn.Parameter(torch.zeros(7))),
@@ -75,7 +76,7 @@ def steps(dtype: torch.dtype, count: int, **options) -> list[int]:
         for step in range(count):
             for _, p in named:
                 p.grad = torch.ones_like(p)
-            probe.step(step=step * step, max_norm=1.0)
+            probe._step(None, step * step, 1.0, {}, **scaler)
             seen.append(len(compiled))
     return seen
 
@@ -91,6 +92,12 @@ if __name__ == "__main__":
             torch.bfloat16, 3, window=3, history=fastgeom.Sketch(size=1024, record=128), groups="parameter"
         ),
     }
+    for name, history in (
+        ("exact", fastgeom.Exact()),
+        ("deferred", fastgeom.Exact(defer=2)),
+        ("sketch", fastgeom.Sketch(1024)),
+    ):
+        runs[f"{name} scaled"] = steps(torch.bfloat16, 4, scaled=True, window=3, history=history)
     engine, sizes = TritonEngine(torch.device("cpu")), np.array([9000, 7], np.int64)
     tensors = [torch.zeros(n) for n in sizes]
     table = AddressTable(np.array([t.data_ptr() for t in tensors], np.int64), np.zeros(2, np.int8))

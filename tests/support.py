@@ -1,6 +1,8 @@
 """Tensors, tables and the error bound that the tests of the engine, the layout and the public calls share."""
 
+import gc
 from collections.abc import Callable, Sequence
+from types import FunctionType, ModuleType
 
 import numpy as np
 import torch
@@ -66,3 +68,23 @@ def assert_same_bits(actual: Tensor, expected: Tensor) -> None:
         f"{len(wrong)} of {same.numel()} elements differ, the first at {int(wrong[0])}: "
         f"{actual.reshape(-1)[wrong[0]]} for {expected.reshape(-1)[wrong[0]]}"
     )
+
+
+def memory_of(root: object, *without: object) -> dict[int, int]:
+    """Address → bytes of all memory of tensors and arrays that an object holds, directly or not."""
+    memory: dict[int, int] = {}
+    seen, waiting = {id(each) for each in without}, [root]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen or isinstance(each, type | ModuleType | FunctionType):
+            continue
+        seen.add(id(each))
+        if isinstance(each, Tensor):
+            storage = each.untyped_storage()
+            memory[storage.data_ptr()] = max(memory.get(storage.data_ptr(), 0), storage.nbytes())
+        elif isinstance(each, np.ndarray):
+            while isinstance(each.base, np.ndarray):
+                each = each.base
+            memory[each.ctypes.data] = max(memory.get(each.ctypes.data, 0), each.nbytes)
+        waiting += gc.get_referents(each)
+    return memory

@@ -13,8 +13,9 @@ from torch import Tensor
 from fastgeom import reference
 from fastgeom.engines import UpdateMoments, cpu_loops
 from fastgeom.engines.cpu import CpuEngine
+from fastgeom.engines.cpu_deal import SERIAL_ELEMENTS
 from fastgeom.engines.cpu_loops import BLOCK, _narrow, _widen
-from fastgeom.engines.cpu_passes import _SERIAL_ELEMENTS, WindowMoments
+from fastgeom.engines.cpu_passes import WindowMoments
 from fastgeom.engines.cpu_window import CpuWindow, ParameterSnapshot
 from fastgeom.layout import Layout, TensorReader
 from fastgeom.tables import CHUNK_ELEMENTS, chunk_table, segments
@@ -274,6 +275,12 @@ def test_nan_and_inf_are_counted_in_their_layer_and_leave_the_others_finite(dtyp
         assert_same_bits(stored, g)
 
 
+def test_sums_of_layers_that_are_inf_and_minus_inf_are_nan_without_a_word() -> None:
+    gradient, row = [torch.tensor([math.inf]), torch.tensor([-math.inf])], [torch.ones(1), torch.ones(1)]
+    moments = window_moments(gradient, rows=[row])
+    assert moments.dots[:2, 0].tolist() == [math.inf, -math.inf] and moments.dots[2, 0].isnan()
+
+
 def test_inf_alone_makes_the_squared_norm_inf_and_not_nan() -> None:
     gradient = [torch.tensor([1.0, math.inf, -math.inf]), torch.ones(2)]
     moments = window_moments(gradient)
@@ -322,7 +329,7 @@ def test_a_layer_of_empty_tensors_is_zero_and_a_list_of_them_no_error() -> None:
 
 
 def test_the_bits_of_a_result_are_the_same_again_and_with_any_number_of_threads() -> None:
-    sizes = (_SERIAL_ELEMENTS + 7, 5, 70_001, 1000)  # enough for threads to be used, whatever an element costs
+    sizes = (SERIAL_ELEMENTS + 7, 5, 70_001, 1000)  # enough for threads to be used, whatever an element costs
     gradient, previous = ([random_tensor(n, F32) for n in sizes] for _ in range(2))
     rows = [[random_tensor(n, F32) for n in sizes] for _ in range(6)]
     results, stores = [], []

@@ -157,13 +157,14 @@ def test_replayed_rows_that_found_no_room_are_counted(device):
     assert [int(row["step"]) for row in found] == [3, 4, 5, 6] and lost == 3 and before == {}
 
 
+@pytest.mark.parametrize("history", [fastgeom.Exact(), fastgeom.Sketch(size=128)], ids=["exact", "sketch"])
 @pytest.mark.parametrize("track_updates", [False, True])
 def test_steps_measured_while_capturing_are_counted_on_the_device_and_drained(
-    tmp_path, monkeypatch, device, track_updates
+    tmp_path, monkeypatch, device, track_updates, history
 ):
     """A capture repeats what the host was told once: here every call of a capture stands for one replay."""
     now = {"capturing": False}
-    for module in ("egress", "probe", "engines.triton_tables"):
+    for module in ("egress", "probe"):
         monkeypatch.setattr(f"fastgeom.{module}.capturing", lambda _: now["capturing"])
     monkeypatch.setattr("fastgeom.egress.can_capture", lambda _: True)
     traces = []
@@ -172,7 +173,7 @@ def test_steps_measured_while_capturing_are_counted_on_the_device_and_drained(
         weight = torch.nn.Parameter(torch.zeros(3, device=device))
         gradient = weight.grad = torch.zeros(3, device=device)  # captured graphs write to one place
         with fastgeom.Probe(
-            [("w", weight)], window=2, trace=path, backend="triton", track_updates=track_updates
+            [("w", weight)], window=2, history=history, trace=path, backend="triton", track_updates=track_updates
         ) as probe:
             for step in range(6):
                 now["capturing"] = capture and 2 <= step < 5
@@ -188,6 +189,20 @@ def test_steps_measured_while_capturing_are_counted_on_the_device_and_drained(
     assert replayed.step.tolist() == list(range(6))
     for name in set(eager.names) - {"wall_time", "measure_time_ms"}:
         np.testing.assert_array_equal(replayed[name], eager[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("history", "module"),
+    [(fastgeom.Exact(), "triton_window"), (fastgeom.Sketch(size=128), "triton_sketch_window")],
+    ids=["exact", "sketch"],
+)
+def test_a_first_step_inside_of_a_capture_is_refused(monkeypatch, device, history, module):
+    weight = torch.nn.Parameter(torch.zeros(3, device=device))
+    weight.grad = torch.ones(3, device=device)
+    with fastgeom.Probe([("w", weight)], window=2, history=history, backend="triton") as probe:
+        monkeypatch.setattr(f"fastgeom.engines.{module}.capturing", lambda _: True)
+        with pytest.raises(RuntimeError, match="expected a measured step before a CUDA graph is captured"):
+            probe.step()
 
 
 def test_a_number_that_is_no_tensor_is_the_same_in_every_replay(tmp_path, monkeypatch, device):

@@ -32,7 +32,9 @@ def test_every_kernel_can_be_launched(pretended, kernel):
     assert pretended["launched"].get(kernel, 0) > 0
 
 
-@pytest.mark.parametrize("history", ["exact", "kept", "deferred", "sketch"])
+@pytest.mark.parametrize(
+    "history", ["exact", "kept", "deferred", "sketch", "exact scaled", "deferred scaled", "sketch scaled"]
+)
 def test_nothing_is_compiled_after_the_first_step(pretended, history):
     after = pretended["runs"][history]
     assert len(set(after)) == 1, f"kernels compiled by the end of each step: {after}"

@@ -285,7 +285,7 @@ def test_no_bit_depends_on_how_the_work_is_dealt_or_on_the_number_of_threads() -
 
 def by_group(plan: SketchPlan, partials, add: np.ufunc = np.add) -> Tensor:
     """Partial results of tasks gathered by group, and over all of them in the last row, as the engine does it."""
-    segments = sketch_tasks(plan)[2]
+    segments = sketch_tasks(plan).segments
     gathered = np.zeros((plan.n_groups, *partials.shape[1:]), partials.dtype)
     gathered[segments.present] = add.reduceat(partials[segments.order], segments.first, axis=0)
     return torch.from_numpy(np.concatenate([gathered, add.reduce(gathered, axis=0, keepdims=True)]))

@@ -17,6 +17,7 @@ from fastgeom.engines import LateLags, WindowStatistics, select_engine
 from fastgeom.kernels.gram import gram_bytes
 from fastgeom.kernels.norm import norm_bytes
 from fastgeom.kernels.sketch import sketch_bytes
+from fastgeom.kernels.sketch_ring import ring_bytes
 from fastgeom.kernels.update import update_bytes
 from fastgeom.kernels.window import window_bytes
 from fastgeom.sketching import SketchPlan
@@ -162,8 +163,8 @@ def sketch(device: Device, cell: Cell, n: int) -> Work:
     g = Gradients.random(n, cell.tensors, getattr(torch, cell.dtype), device.device)
     layout, engine = g.layout(cell.groups), select_engine("triton", device.device)
     plan = SketchPlan(layout.numels, layout.layer, len(layout.layers), cell.buckets)
-    sketcher, out = engine.sketcher(layout, plan), torch.zeros(plan.total, device=device.device)
-    sketcher.fit(g.located, None)
+    sketcher, out = engine.sketcher(plan), torch.zeros(plan.total, device=device.device)
+    sketcher.fit(g.located)
     found = sketcher.sketch(g.located, out)
     errors = [truth.assert_near(float(found.grad_sq[-1]), truth.square(g.flat), ROUNDING, "grad_sq")]
     for group in sorted({0, len(layout.layers) - 1}):
@@ -188,7 +189,8 @@ def sketch_step(device: Device, cell: Cell, n: int) -> Work:
     found = probe.step()
     error = truth.assert_near(float(found.grad_sq), truth.square(g.flat), ROUNDING, "grad_sq")
     truth.assert_near(float(found.lag_cosine[0]), 1.0, 1e-5, "cosine with itself")
-    return Work(probe.step, g.flat.numel(), sketch_bytes(g.flat.numel(), cell.item_bytes), error)
+    bytes_moved = sketch_bytes(g.flat.numel(), cell.item_bytes) + ring_bytes(cell.buckets, cell.window)
+    return Work(probe.step, g.flat.numel(), bytes_moved, error)
 
 
 def small_step(device: Device, cell: Cell, n: int) -> Work:

@@ -18,6 +18,8 @@ from fastgeom.engines.window import (
     ListMoments,
     NormMoments,
     Sketcher,
+    SketchMoments,
+    SketchWindow,
     UpdateMoments,
     Window,
     WindowStatistics,
@@ -27,8 +29,8 @@ from fastgeom.sketching import SketchPlan
 from fastgeom.tables import AddressTable, Ints
 
 __all__ = [
-    "BACKENDS", "Engine", "LateLags", "ListMoments", "NormMoments", "Sketcher", "UpdateMoments", "Window",
-    "WindowStatistics", "check_device", "select_engine",
+    "BACKENDS", "Engine", "LateLags", "ListMoments", "NormMoments", "SketchMoments", "SketchWindow",
+    "Sketcher", "UpdateMoments", "Window", "WindowStatistics", "check_device", "select_engine",
 ]  # fmt: skip
 
 BACKENDS = ("cpu", "triton")
@@ -54,8 +56,11 @@ class Engine(Protocol):
         With ``defer`` > 1 the lags of so many steps are taken in one pass, after the last of them.
         """
 
-    def sketcher(self, layout: Layout, plan: SketchPlan, *, track_updates: bool = False) -> Sketcher:
-        """What makes the sketches of a layout's gradients."""
+    def sketcher(self, plan: SketchPlan) -> Sketcher:
+        """What makes sketches of lists of tensors."""
+
+    def sketch_window(self, layout: Layout, plan: SketchPlan, window: int) -> SketchWindow:
+        """Sketches of the last ``window`` gradients of a layout."""
 
     def list_moments(self, numels: Ints, tensors: AddressTable, rows: Sequence[AddressTable] = ()) -> ListMoments:
         """One read of a list of tensors against rows of others."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastgeom.engines.cpu_deferred import CpuDeferredWindow
 from fastgeom.engines.cpu_passes import CpuPasses
-from fastgeom.engines.cpu_sketcher import CpuSketcher
+from fastgeom.engines.cpu_sketcher import CpuSketcher, CpuSketchWindow
 from fastgeom.engines.cpu_window import CpuWindow
 from fastgeom.engines.window import ListMoments
 from fastgeom.layout import Layout
@@ -33,10 +33,13 @@ class CpuEngine(CpuPasses):
             return CpuDeferredWindow(layout, self, window, defer=defer, track_updates=track_updates)
         return CpuWindow(layout, self, window, dtype=dtype, track_updates=track_updates)
 
-    def sketcher(self, layout: Layout, plan: SketchPlan, *, track_updates: bool = False) -> CpuSketcher:
-        """What makes the sketches of a layout's gradients; see `CpuSketcher`."""
-        del track_updates  # the memory is taken when the first parameters come
-        return CpuSketcher(layout, self, plan)
+    def sketcher(self, plan: SketchPlan) -> CpuSketcher:
+        """What makes sketches of lists of tensors; see `CpuSketcher`."""
+        return CpuSketcher(self, plan)
+
+    def sketch_window(self, layout: Layout, plan: SketchPlan, window: int) -> CpuSketchWindow:
+        """Sketches of the last ``window`` gradients of a layout; see `CpuSketchWindow`."""
+        return CpuSketchWindow(layout, self, plan, window)
 
     def list_moments(self, numels: Ints, tensors: AddressTable, rows: Sequence[AddressTable] = ()) -> ListMoments:
         """One read of a list of tensors against rows of others, all rows with the same dtypes.

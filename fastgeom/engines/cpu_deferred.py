@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgeom.engines.cpu_passes import CpuPasses
+from fastgeom.engines.cpu_slots import Slots
 from fastgeom.engines.cpu_window import ParameterSnapshot, TensorStore, reciprocal
 from fastgeom.engines.window import LateLags, UpdateMoments, WindowStatistics, check_deferrable, check_dtypes
 from fastgeom.layout import Layout
@@ -31,12 +32,8 @@ class CpuDeferredWindow:
         self._layout, self._engine, self._window, self._defer = layout, engine, window, defer
         self._snapshot = ParameterSnapshot(layout, engine) if track_updates else None
         self._ring: list[AddressTable] = []
-        slots = window + defer
-        self._step_of_slot: list[int | None] = [None] * slots
-        self._skipped = [False] * slots
-        self._norm_of_slot: list[Tensor] = [torch.empty(0)] * slots
-        self._head = 0
-        self._pending: list[int] = []
+        self._slots = Slots(window + defer, window, (len(layout.layers) + 1,))
+        self._pending: list[tuple[int, int, Tensor]] = []
 
     def fit(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
         """See `Window.fit`."""
@@ -53,25 +50,21 @@ class CpuDeferredWindow:
     ) -> UpdateMoments:
         """See `Window.measure_update`."""
         assert self._snapshot is not None, "made without track_updates"
-        previous = self._ring[self._head] if self._follows(step, self._head) else None
+        slot = self._slots.lags(step).previous
+        previous = None if slot is None else self._ring[slot]
         return self._snapshot.measure(parameter, gradient, previous, scale=reciprocal(grad_scale))
 
     def measure(
-        self, gradient: AddressTable, step: int, *, store: bool = True, found_inf: Tensor | None = None,
-        grad_scale: Tensor | None = None, past: Tensor | None = None,
-    ) -> WindowStatistics:  # fmt: skip
+        self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
+    ) -> WindowStatistics:
         """See `Window.measure`."""
-        assert store and past is None, "only sketches, which are not deferred, ask for these"
-        target = (self._head + 1) % len(self._ring)
-        self._step_of_slot[target] = None  # until it is whole
+        slot = self._slots.take()
         moments = self._engine.window_moments(
-            self._layout.chunks, self._layout.segments, gradient, store=self._ring[target],
-            scale=reciprocal(grad_scale),
-        )  # fmt: skip
-        self._head = target
-        self._step_of_slot[target], self._norm_of_slot[target] = step, moments.grad_norm
-        self._skipped[target] = found_inf is not None and float(found_inf) != 0
-        self._pending.append(target)
+            self._layout.chunks, self._layout.segments, gradient, store=self._ring[slot], scale=reciprocal(grad_scale)
+        )
+        skipped = found_inf is not None and float(found_inf) != 0
+        self._slots.hold(None if skipped else step, moments.grad_norm)
+        self._pending.append((step, slot, moments.grad_norm))
         late = self.finish() if len(self._pending) == self._defer else ()
         return WindowStatistics(
             moments.grad_sq, moments.grad_norm, moments.absmax, moments.nonfinite, None, None, None, None, late=late
@@ -85,30 +78,21 @@ class CpuDeferredWindow:
 
     def finish(self) -> tuple[LateLags, ...]:
         """The lags of all steps since the last pass."""
-        slots, self._pending = self._pending, []
-        if not slots:
+        pending, self._pending = self._pending, []
+        if not pending:
             return ()
-        before = [(slot - 1) % len(self._ring) for slot in slots]
+        slots = [slot for _, slot, _ in pending]
         dots, squares = self._engine.gram_moments(
-            self._layout.chunks, self._layout.segments, self._ring, new=slots, before=before, window=self._window
-        )
-        return tuple(self._lags(slot, dots[:, i], squares[:, i], before[i]) for i, slot in enumerate(slots))
+            self._layout.chunks, self._layout.segments, self._ring, new=slots,
+            before=[(slot - 1) % len(self._ring) for slot in slots], window=self._window,
+        )  # fmt: skip
+        return tuple(self._lags(step, norm, dots[:, i], squares[:, i]) for i, (step, _, norm) in enumerate(pending))
 
-    def _follows(self, step: int, slot: int) -> bool:
-        """Whether the gradient in a slot is that of the step before, and counts."""
-        return self._step_of_slot[slot] == step - 1 and not self._skipped[slot]
-
-    def _lags(self, slot: int, dots: Tensor, squares: Tensor, before: int) -> LateLags:
-        """Those of the gradient in a slot: dots with all slots, (layer + 1, slot), sorted by lag."""
-        step = self._step_of_slot[slot]
-        assert step is not None
-        lag_dot = torch.full((len(dots), self._window), torch.nan, dtype=torch.float64, device="cpu")
-        lag_cosine = lag_dot.clone()
-        for other, past in enumerate(self._step_of_slot):
-            if past is not None and not self._skipped[other] and 1 <= step - past <= self._window:
-                k = step - past - 1
-                lag_dot[:, k] = dots[:, other]
-                lag_cosine[:, k] = dots[:, other] / (self._norm_of_slot[other] * self._norm_of_slot[slot])
-        if not self._follows(step, before):
+    def _lags(self, step: int, norm: Tensor, dots: Tensor, squares: Tensor) -> LateLags:
+        """Those of a step: its dots with all slots, (layer + 1, slot), by lag, and its squares, (layer + 1, 2)."""
+        known = self._slots.lags(step)
+        lag_dot = dots[:, known.slots]
+        if known.previous is None:
             squares = torch.full_like(squares, torch.nan)
-        return LateLags(step, lag_dot, lag_cosine, *squares.unbind(1))
+        lag_cosine = lag_dot / (known.norms * norm[:, None])
+        return LateLags(step, known.spread(lag_dot), known.spread(lag_cosine), *squares.unbind(1))

@@ -7,11 +7,8 @@ neither on the number of threads nor on who was faster.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -19,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgeom.engines import cpu_gram, cpu_loops, cpu_sketch
+from fastgeom.engines.cpu_deal import by_layer, deal
+from fastgeom.engines.cpu_sketch import Past
 from fastgeom.engines.window import NormMoments, UpdateMoments
 from fastgeom.sketching import SketchPlan
 from fastgeom.tables import DTYPES, AddressTable, ChunkTable, Ints, Segments
@@ -29,9 +28,6 @@ _MEMORY_TYPE = {
     torch.bfloat16: np.uint16,
     torch.float16: np.int16,
 }
-_SERIAL_ELEMENTS = 1 << 19
-"""Below this many element reads a pass costs less than waking a thread."""
-_PIECES_PER_THREAD = 4
 
 
 @dataclass(frozen=True)
@@ -100,14 +96,14 @@ class CpuPasses:
         absmax, nonfinite = np.zeros(len(chunks)), np.zeros(len(chunks), np.int64)
         for part, kinds in _bundles(chunks, gradient, row_like, previous_like):
             compute = _compute_type(kinds)
-            _deal(
+            deal(
                 cpu_loops.window_moments, part, chunks.length[part] * (len(rows) + 2),
                 chunks.tensor, chunks.start, chunks.length,
                 gradient.address, row_address, previous.address if previous else nowhere,
                 store.address if store else nowhere, keep.address if keep else nowhere,
                 *kinds, np.empty(0, compute), compute(scale), sums, absmax, nonfinite,
             )  # fmt: skip
-        totals = _by_layer(np.add, sums, layers)
+        totals = by_layer(np.add, sums, layers)
         grad_sq, diff_sq, sum_sq = torch.from_numpy(totals)[:, len(rows) :].unbind(1)
         grad_norm = torch.from_numpy(np.sqrt(totals[:, len(rows)]))
         return WindowMoments(
@@ -116,8 +112,8 @@ class CpuPasses:
             grad_norm=grad_norm,
             diff_sq=diff_sq,
             sum_sq=sum_sq,
-            absmax=torch.from_numpy(_by_layer(np.maximum, absmax, layers)),
-            nonfinite=torch.from_numpy(_by_layer(np.add, nonfinite, layers)),
+            absmax=torch.from_numpy(by_layer(np.maximum, absmax, layers)),
+            nonfinite=torch.from_numpy(by_layer(np.add, nonfinite, layers)),
         )
 
     def update_moments(
@@ -144,13 +140,13 @@ class CpuPasses:
         sums = np.zeros((len(chunks), 4))
         for part, kinds in _bundles(chunks, gradient, previous, parameter):
             compute = _compute_type(kinds)
-            _deal(
+            deal(
                 cpu_loops.update_moments, part, chunks.length[part] * (5 if known else 3),
                 chunks.tensor, chunks.start, chunks.length,
                 gradient.address, previous.address, parameter.address, snapshot.address,
                 *kinds, np.empty(0, compute), compute(scale), known, sums,
             )  # fmt: skip
-        return UpdateMoments(*torch.from_numpy(_by_layer(np.add, sums, layers)).unbind(1))
+        return UpdateMoments(*torch.from_numpy(by_layer(np.add, sums, layers)).unbind(1))
 
     def gram_moments(
         self, chunks: ChunkTable, layers: Segments, rows: Sequence[AddressTable], *, new: Sequence[int],
@@ -171,35 +167,42 @@ class CpuPasses:
         addresses = np.stack([row.address for row in rows])
         sums = np.zeros((len(chunks), len(new), len(rows) + 2))
         for part, kinds in _bundles(chunks, rows[0]):
-            _deal(
+            deal(
                 cpu_gram.gram, part, chunks.length[part] * len(rows),
                 chunks.tensor, chunks.start, chunks.length, addresses,
                 np.array(new, np.int64), np.array(before, np.int64), *kinds, sums, window,
             )  # fmt: skip
-        totals = torch.from_numpy(_by_layer(np.add, sums, layers))
+        totals = torch.from_numpy(by_layer(np.add, sums, layers))
         return totals[..., : len(rows)], totals[..., len(rows) :]
 
     def sketch_moments(
-        self, plan: SketchPlan, gradient: AddressTable, out: Tensor, *, scale: float = 1.0
-    ) -> NormMoments:
-        """The sketch of a gradient, in ``out``, and its exact moments by layer; see `cpu_sketch.sketch_moments`."""
-        sums, absmax, bad = cpu_sketch.sketch_moments(plan, gradient, out, scale=scale, deal=_deal)
-        layers = cpu_sketch.sketch_tasks(plan)[2]
-        grad_sq = _by_layer(np.add, sums, layers)[:, 0]
+        self, plan: SketchPlan, gradient: AddressTable, out: Tensor | None = None, *, past: Past | None = None,
+        scale: float = 1.0,
+    ) -> NormMoments:  # fmt: skip
+        """One read of a gradient: its sketch, and its exact moments by layer; see `cpu_sketch.sketch_moments`."""
+        sums, absmax, bad = cpu_sketch.sketch_moments(plan, gradient, out, past=past, scale=scale, deal=deal)
+        layers = cpu_sketch.sketch_tasks(plan).segments
+        grad_sq = by_layer(np.add, sums, layers)[:, 0]
         return NormMoments(
             torch.from_numpy(grad_sq),
             torch.from_numpy(np.sqrt(grad_sq)),
-            torch.from_numpy(_by_layer(np.maximum, absmax, layers)),
-            torch.from_numpy(_by_layer(np.add, bad, layers)),
+            torch.from_numpy(by_layer(np.maximum, absmax, layers)),
+            torch.from_numpy(by_layer(np.add, bad, layers)),
         )
 
     def update_sketch(
-        self, plan: SketchPlan, parameter: AddressTable, snapshot: AddressTable, out: Tensor, *,
-        gradient: AddressTable, scale: float = 1.0,
-    ) -> Tensor:  # fmt: skip
-        """The sketch of the update, in ``out``, and (layer + 1, 3) sums; see `cpu_sketch.update_sketch`."""
-        sums = cpu_sketch.update_sketch(plan, parameter, snapshot, out, gradient=gradient, scale=scale, deal=_deal)
-        return torch.from_numpy(_by_layer(np.add, sums, cpu_sketch.sketch_tasks(plan)[2]))
+        self, plan: SketchPlan, parameter: AddressTable, snapshot: AddressTable, *, gradient: AddressTable,
+        past: Past, scale: float = 1.0,
+    ) -> UpdateMoments:  # fmt: skip
+        """One read of the parameters: the sketch of the update, and its exact sums; see `cpu_sketch.update_sketch`."""
+        sums = cpu_sketch.update_sketch(plan, parameter, snapshot, gradient=gradient, past=past, scale=scale, deal=deal)
+        totals = torch.from_numpy(by_layer(np.add, sums, cpu_sketch.sketch_tasks(plan).segments))
+        param_sq, update_sq, next_dot = totals.unbind(1)
+        return UpdateMoments(param_sq, update_sq, torch.full_like(param_sq, torch.nan), next_dot)
+
+    def past_moments(self, plan: SketchPlan, past: Past) -> Tensor:
+        """The sums of `Past`, (layer + 1, row + 3), once a sketch has been compared."""
+        return torch.from_numpy(by_layer(np.add, past.sums, cpu_sketch.sketch_tasks(plan).segments))
 
 
 def _bundles(chunks: ChunkTable, *tables: AddressTable) -> Iterator[tuple[Ints, tuple[NDArray[np.generic], ...]]]:
@@ -214,46 +217,3 @@ def _bundles(chunks: ChunkTable, *tables: AddressTable) -> Iterator[tuple[Ints, 
 
 def _compute_type(kinds: Sequence[NDArray[np.generic]]) -> type[np.float32] | type[np.float64]:
     return np.float64 if any(kind.dtype == np.float64 for kind in kinds) else np.float32
-
-
-def _by_layer(add: np.ufunc, partials: NDArray[np.generic], layers: Segments) -> NDArray[np.generic]:
-    """Partials of chunks (chunk, ...) reduced to (layer + 1, ...); the last row is over all layers."""
-    reduced = np.zeros((layers.layers + 1, *partials.shape[1:]), partials.dtype)
-    if len(layers.order):
-        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf in a gradient is data
-            gathered = partials[layers.order]
-            if len(layers.present) < len(layers.order):
-                gathered = add.reduceat(gathered, layers.first, axis=0)
-            reduced[layers.present] = gathered
-            reduced[-1] = add.reduce(reduced[:-1], axis=0)
-    return reduced
-
-
-@lru_cache(maxsize=1)
-def _threads(count: int, process: int) -> ThreadPoolExecutor:
-    """The worker threads; ``process`` is part of the key because a forked child has none of its parent's."""
-    return ThreadPoolExecutor(count, thread_name_prefix="fastgeom-cpu")
-
-
-def _deal(loop: Callable[..., None], chunks: Ints, cost: Ints, *arguments: object) -> None:
-    """Run ``loop`` over pieces of ``chunks`` of about equal cost, on as many threads as torch uses."""
-    count = torch.get_num_threads()
-    total = int(cost.sum())
-    if count == 1 or total < _SERIAL_ELEMENTS:
-        loop(chunks, *arguments)
-        return
-    n_pieces = min(len(chunks), count * _PIECES_PER_THREAD)
-    cuts = np.searchsorted(np.cumsum(cost), total * np.arange(1, n_pieces) / n_pieces)
-    pieces = iter(np.split(chunks, np.unique(cuts)))
-
-    def work() -> None:
-        for piece in pieces:
-            loop(piece, *arguments)
-
-    others = [_threads(count - 1, os.getpid()).submit(work) for _ in range(count - 1)]
-    try:
-        work()
-    finally:
-        wait(others)  # whatever happens here: they read memory that is the caller's
-    for other in others:
-        other.result()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastgeom.engines.cpu_passes import CpuPasses
+from fastgeom.engines.cpu_slots import Lags, Slots
 from fastgeom.engines.window import UpdateMoments, WindowStatistics, check_dtypes, kept_dtypes
 from fastgeom.layout import Layout
 from fastgeom.tables import DTYPES, AddressTable
@@ -61,10 +62,7 @@ class CpuWindow:
         self._layout, self._engine, self._window, self._dtype = layout, engine, window, dtype
         self._snapshot = ParameterSnapshot(layout, engine) if track_updates else None
         self._gradient_code: np.ndarray[tuple[int], np.dtype[np.int8]] | None = None
-        self._step_of_slot: list[int | None] = [None] * window
-        self._head = 0
-        self._norm_of_slot: list[Tensor] = [torch.empty(0)] * window
-        self._past_of_slot: list[Tensor | None] = [None] * window
+        self._slots = Slots(window, window, (len(layout.layers) + 1,))
 
     def fit(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
         """See `Window.fit`."""
@@ -75,65 +73,43 @@ class CpuWindow:
         if self._snapshot is not None and parameter is not None:
             self._snapshot.fit(parameter)
 
-    def previous(self, step: int) -> AddressTable | None:
-        """Where the gradient of step - 1 lies, in full precision; ``None`` if it was not stored."""
-        if self._step_of_slot[self._head] != step - 1:
-            return None
-        return self._overlay[self._head]
-
     def measure_update(
         self, parameter: AddressTable, gradient: AddressTable, step: int, *, grad_scale: Tensor | None = None
     ) -> UpdateMoments:
         """See `Window.measure_update`."""
         assert self._snapshot is not None, "made without track_updates"
-        return self._snapshot.measure(parameter, gradient, self.previous(step), scale=reciprocal(grad_scale))
+        previous = self._previous(self._slots.lags(step))
+        return self._snapshot.measure(parameter, gradient, previous, scale=reciprocal(grad_scale))
 
     def measure(
-        self, gradient: AddressTable, step: int, *, store: bool = True, found_inf: Tensor | None = None,
-        grad_scale: Tensor | None = None, past: Tensor | None = None,
-    ) -> WindowStatistics:  # fmt: skip
+        self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
+    ) -> WindowStatistics:
         """See `Window.measure`."""
-        lags = sorted((step - s, slot) for slot, s in enumerate(self._step_of_slot) if s is not None)
-        lags = [(lag, slot) for lag, slot in lags if lag <= self._window]
-        previous = self.previous(step)
-        target = (self._head + 1) % self._window
-        store = store and (found_inf is None or float(found_inf) == 0)
-        if store:
-            self._step_of_slot[target] = None  # until it is whole
+        known = self._slots.lags(step)
+        previous = self._previous(known)
+        target = self._slots.take() if found_inf is None or float(found_inf) == 0 else None
         moments = self._engine.window_moments(
             self._layout.chunks,
             self._layout.segments,
             gradient,
-            rows=[self._ring.row[slot] for _, slot in lags],
+            rows=[self._ring.row[slot] for slot in known.slots],
             previous=previous,
-            store=self._ring.row[target] if store else None,
-            keep=self._keep if store else None,
+            store=None if target is None else self._ring.row[target],
+            keep=None if target is None else self._keep,
             scale=reciprocal(grad_scale),
         )
-        slots = [slot for _, slot in lags]
-        lag_dot = lag_cosine = moments.dots
-        remembered = None if past is None else _columns([self._past_of_slot[slot] for slot in slots], past)
-        if lags:
-            lag_cosine = lag_dot / (_columns([self._norm_of_slot[slot] for slot in slots]) * moments.grad_norm[:, None])
-        if len(lags) < self._window:
-            at = [lag for lag, _ in lags]
-            lag_dot, lag_cosine = self._at_lags(lag_dot, at), self._at_lags(lag_cosine, at)
-            remembered = None if remembered is None else self._at_lags(remembered, at)
-        if store:
-            self._head = target
-            self._step_of_slot[target] = step
-            self._norm_of_slot[target], self._past_of_slot[target] = moments.grad_norm, past
+        if target is not None:
+            self._slots.hold(step, moments.grad_norm)
         unknown = torch.full_like(moments.grad_sq, torch.nan)
         return WindowStatistics(
             moments.grad_sq,
             moments.grad_norm,
             moments.absmax,
             moments.nonfinite,
-            lag_dot,
-            lag_cosine,
+            known.spread(moments.dots),
+            known.spread(moments.dots / (known.norms * moments.grad_norm[:, None])),
             unknown if previous is None else moments.diff_sq,
             unknown if previous is None else moments.sum_sq,
-            past=remembered,
         )
 
     def step_on_device(self) -> None:
@@ -146,11 +122,9 @@ class CpuWindow:
         """Nothing is deferred."""
         return ()
 
-    def _at_lags(self, values: Tensor, lags: list[int]) -> Tensor:
-        """Columns of known lags among all of them; NaN elsewhere."""
-        spread = torch.full((len(values), self._window), torch.nan, dtype=values.dtype, device=values.device)
-        spread[:, [lag - 1 for lag in lags]] = values
-        return spread
+    def _previous(self, known: Lags) -> AddressTable | None:
+        """Where the gradient of the step before lies, in full precision; ``None`` if it was not stored."""
+        return None if known.previous is None else self._overlay[known.previous]
 
     def _allocate(self, gradients: list[torch.dtype]) -> None:
         kept = kept_dtypes(self._layout.names, gradients, self._dtype)
@@ -187,6 +161,12 @@ class ParameterSnapshot:
             self._store = TensorStore(self._layout, self._engine, [DTYPES[c] for c in parameter.code], 1)
         check_dtypes(self._layout.names, "parameter ", self._store.row[0].code, parameter)
 
+    @property
+    def parameters(self) -> AddressTable:
+        """Where they lie; zeros before the first step."""
+        assert self._store is not None, "fit() takes the memory"
+        return self._store.row[0]
+
     def measure(
         self, parameter: AddressTable, gradient: AddressTable, previous: AddressTable | None, *, scale: float = 1.0
     ) -> UpdateMoments:
@@ -197,13 +177,12 @@ class ParameterSnapshot:
             previous: g_t; ``None`` where the snapshot is not one step old, and then only sum x^2 is known.
             scale: what the gradient is multiplied by when read.
         """
-        assert self._store is not None, "fit() takes the memory"
         known = previous is not None
         moments = self._engine.update_moments(
             self._layout.chunks,
             self._layout.segments,
             parameter,
-            self._store.row[0],
+            self.parameters,
             gradient=gradient if known else None,
             previous=previous,
             scale=scale,
@@ -212,15 +191,6 @@ class ParameterSnapshot:
             return moments
         unknown = torch.full_like(moments.param_sq, torch.nan)
         return UpdateMoments(moments.param_sq, unknown, unknown, unknown)
-
-
-def _columns(values: list[Tensor | None], like: Tensor | None = None) -> Tensor:
-    """Side by side; stacked, since advanced indexing wakes torch's threads, which spin on the next pass's cores."""
-    present = [v for v in values if v is not None]
-    if not present:
-        assert like is not None
-        return like.new_empty(len(like), 0)
-    return torch.stack(present, dim=1)
 
 
 def reciprocal(grad_scale: Tensor | None) -> float:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from fastgeom.engines import select_engine
-from fastgeom.layout import Layout
 from fastgeom.sketching import SketchPlan
 from fastgeom.tables import DTYPES, AddressTable, dense_strides, in_memory_order
 
@@ -60,11 +59,10 @@ def list_sketch(tensors: Sequence[Tensor], size: int, seed: int) -> Tensor:
     """(size,) float32: the count sketch of all elements as one group."""
     numels = _numels(tensors)
     plan = SketchPlan(numels, np.zeros_like(numels), 1, size, seed)
-    layout = Layout([(str(place), t) for place, t in enumerate(tensors)], "global")
     out = tensors[0].new_zeros(size, dtype=torch.float32)
-    sketcher = select_engine(None, layout.device).sketcher(layout, plan)
+    sketcher = select_engine(None, tensors[0].device).sketcher(plan)
     located = _locate(tensors, tensors)
-    sketcher.fit(located, None)
+    sketcher.fit(located)
     sketcher.sketch(located, out[: plan.total])
     return out
 

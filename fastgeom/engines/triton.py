@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastgeom.engines.triton_deferred import TritonDeferredWindow
 from fastgeom.engines.triton_device import TritonDevice
+from fastgeom.engines.triton_sketch_window import TritonSketchWindow
 from fastgeom.engines.triton_sketcher import TritonSketcher
 from fastgeom.engines.triton_tables import FLOAT64, PinnedPool, to_device, unit_addresses
 from fastgeom.engines.triton_window import TritonWindow
@@ -68,10 +69,13 @@ class TritonEngine(TritonDevice):
             return TritonDeferredWindow(layout, self, window, defer=defer, track_updates=track_updates)
         return TritonWindow(layout, self, window, dtype=dtype, track_updates=track_updates)
 
-    def sketcher(self, layout: Layout, plan: SketchPlan, *, track_updates: bool = False) -> TritonSketcher:
-        """What makes the sketches of a layout's gradients; see `TritonSketcher`."""
-        del track_updates  # the memory is taken when the first parameters come
-        return TritonSketcher(layout, self, plan)
+    def sketcher(self, plan: SketchPlan) -> TritonSketcher:
+        """What makes sketches of lists of tensors; see `TritonSketcher`."""
+        return TritonSketcher(self, plan)
+
+    def sketch_window(self, layout: Layout, plan: SketchPlan, window: int) -> TritonSketchWindow:
+        """Sketches of the last ``window`` gradients of a layout; see `TritonSketchWindow`."""
+        return TritonSketchWindow(layout, self, plan, window)
 
     def list_moments(self, numels: Ints, tensors: AddressTable, rows: Sequence[AddressTable] = ()) -> ListMoments:
         """One read of a list of tensors, against rows of others.

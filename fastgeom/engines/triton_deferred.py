@@ -11,16 +11,11 @@ import torch
 from torch import Tensor
 
 from fastgeom.engines.triton_device import TritonDevice
-from fastgeom.engines.triton_tables import Rows, spans, to_device
-from fastgeom.engines.triton_window import TritonWindow, first_of, reciprocal
+from fastgeom.engines.triton_sums import LayerSums
+from fastgeom.engines.triton_tables import Rows, to_device
+from fastgeom.engines.triton_window import TritonWindow, reciprocal
 from fastgeom.engines.window import LateLags, WindowStatistics, check_deferrable
-from fastgeom.kernels.finish import (
-    FINISHED_SUMS,
-    NEVER,
-    launch_gram_finish,
-    launch_reduce,
-    launch_window_finish,
-)
+from fastgeom.kernels.finish import NEVER, launch_gram_finish
 from fastgeom.kernels.gram import GRAM_ELEMENTS, MAX_SLOTS, launch_gram, max_block
 from fastgeom.kernels.window import launch_window, window_columns
 from fastgeom.layout import Layout
@@ -63,33 +58,25 @@ class TritonDeferredWindow(TritonWindow):
         super().fit(gradient, parameter)
 
     def measure(
-        self, gradient: AddressTable, step: int, *, store: bool = True, found_inf: Tensor | None = None,
-        grad_scale: Tensor | None = None, past: Tensor | None = None,
-    ) -> WindowStatistics:  # fmt: skip
+        self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
+    ) -> WindowStatistics:
         """See `Window.measure`."""
         del gradient
-        assert store and past is None, "only sketches, which are not deferred, ask for these"
-        advance, n_layers, n_columns = step - self._last_step, len(self._layout.layers) + 1, window_columns(0)
-        skip = None if found_inf is None else found_inf.reshape(()).float()
-        out = torch.empty(n_layers, len(FINISHED_SUMS), dtype=torch.float64, device=self._engine.device)
-        nonfinite = torch.empty(n_layers, dtype=torch.int64, device=self._engine.device)
+        n_columns, skip = window_columns(0), None if found_inf is None else found_inf.reshape(()).float()
         with self._engine.current():
             for launch in self._rings.launches:
                 launch_window(
-                    launch.table, len(launch.units), launch.ring.memory, 0, self._slots, self._state,
+                    launch.table, len(launch.units), launch.ring.memory, 0, self._slots, self._history.state,
                     self._partial(launch, n_columns), small=launch.small, wide=launch.ring.wide, previous=False,
                     scale=reciprocal(grad_scale),
                 )  # fmt: skip
-            totals = self._reduce(n_columns, max_column=n_columns - 5)
-            launch_window_finish(
-                totals, self._state, self._slot_step, self._slot_norm, out, nonfinite, window=0, advance=advance,
-                skip=skip, slot_known=self._slot_known,
-            )  # fmt: skip
-        self._last_step = step
+            totals = self._sums.totals(n_columns, max_column=n_columns - 5)
+            found = self._history.finish(totals, step, window=0, skip=skip, known=self._slot_known)
         self._pending.append(step)
         late = self.finish() if len(self._pending) == self._defer else ()
-        grad_sq, grad_norm, absmax, _, _ = out.unbind(1)
-        return WindowStatistics(grad_sq, grad_norm, absmax, nonfinite, None, None, None, None, late=late)
+        return WindowStatistics(
+            found.grad_sq, found.grad_norm, found.absmax, found.nonfinite, None, None, None, None, late=late
+        )
 
     def finish(self) -> tuple[LateLags, ...]:
         """The lags of all steps since the last pass."""
@@ -106,20 +93,18 @@ class TritonDeferredWindow(TritonWindow):
 
     def _lags(self, block: int) -> Tensor:
         """(block, layer + 1, 2 + 2 window) of the newest steps, by age: see ``launch_gram_finish``."""
-        n_layers, n_columns, device = len(self._layout.layers) + 1, self._slots + 2, self._engine.device
-        width = block * n_columns
-        out = torch.full((block, n_layers, 2 + 2 * self._window), torch.nan, dtype=torch.float64, device=device)
+        n_layers, n_columns, history = len(self._layout.layers) + 1, self._slots + 2, self._history
+        width, lags = block * n_columns, (block, n_layers, 2 + 2 * self._window)
+        out = torch.full(lags, torch.nan, dtype=torch.float64, device=self._engine.device)
         with self._engine.current():
-            segments = first_of(self._gram_segments, len(self._gram_segments), width)
-            for ring, table, partials, found in self._passes:
-                rows = first_of(partials, len(partials), width)
-                launch_gram(table, len(rows), ring, self._slots, block, self._state, rows.view(-1, block, n_columns))
-                launch_reduce(rows, found, segments)
-            totals = segments.new_empty(n_layers, width)
-            launch_reduce(segments, self._gram_layer_spans, totals)
+            for matrix, (ring, table) in enumerate(self._passes):
+                rows = self._gram_sums.rows(matrix, width)
+                partials = rows.view(-1, block, n_columns)
+                launch_gram(table, len(rows), ring, self._slots, block, history.state, partials)
+            totals = self._gram_sums.totals(width)
             launch_gram_finish(
-                totals.view(n_layers, block, n_columns), self._state, self._slot_step, self._slot_known,
-                self._slot_norm, out, window=self._window,
+                totals.view(n_layers, block, n_columns), history.state, history.step, self._slot_known, history.norm,
+                out, window=self._window,
             )  # fmt: skip
         return out
 
@@ -135,22 +120,14 @@ class TritonDeferredWindow(TritonWindow):
                     f"on a GPU, got {self._defer}"
                 )
         super()._allocate(gradient, parameter)
-        tables, device, n_columns = [], self._engine.device, self._defer * (self._slots + 2)
+        self._passes, runs = [], []
         for ring in self._rings.rings:
             present, first = np.unique(ring.layer, return_index=True)
             cut = chunk_table(np.add.reduceat(ring.padded, first), GRAM_ELEMENTS)
             begin = (np.cumsum(ring.padded) - ring.padded)[first]
-            tables.append((np.stack([begin[cut.tensor] + cut.start, cut.length]), present[cut.tensor]))
-        found, by_layer = spans([[Rows(0, 1, layer)] for _, layer in tables], len(self._layout.layers))
-        self._passes = [
-            (
-                ring.memory,
-                to_device(table, device),
-                torch.zeros(len(layer), n_columns, dtype=torch.float64, device=device),
-                to_device(segments, device),
-            )
-            for ring, (table, layer), segments in zip(self._rings.rings, tables, found, strict=True)
-        ]
-        self._gram_layer_spans = to_device(by_layer, device)
-        self._gram_segments = torch.zeros(int(by_layer[1, -1]), n_columns, dtype=torch.float64, device=device)
+            table = np.stack([begin[cut.tensor] + cut.start, cut.length])
+            self._passes.append((ring.memory, to_device(table, self._engine.device)))
+            runs.append([Rows(0, 1, present[cut.tensor])])
+        n_columns = self._defer * (self._slots + 2)
+        self._gram_sums = LayerSums(runs, len(self._layout.layers), n_columns, self._engine.device)
         self._lags(self._defer)  # nothing yet, but compiled now, and not in the middle of a run

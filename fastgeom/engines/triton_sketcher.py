@@ -1,4 +1,4 @@
-"""The Triton engine's sketcher: sketches of gradients and of updates, with the snapshot that the latter need."""
+"""The Triton engine's sketches of lists of tensors."""
 
 from __future__ import annotations
 
@@ -7,33 +7,36 @@ import torch
 from torch import Tensor
 
 from fastgeom.engines.triton_device import TritonDevice
-from fastgeom.engines.triton_tables import FLOAT64, ITEM, VECTOR_BYTES, Rows, Upload, spans, to_device
-from fastgeom.engines.triton_window import reciprocal
-from fastgeom.engines.window import NormMoments, UpdateMoments, check_dtypes
-from fastgeom.kernels.finish import launch_reduce
+from fastgeom.engines.triton_sketch_tables import sketch_programs
+from fastgeom.engines.triton_sums import LayerSums
+from fastgeom.engines.triton_tables import FLOAT64, VECTOR_BYTES, Rows, Upload, to_device
+from fastgeom.engines.window import NormMoments
 from fastgeom.kernels.loads import ABSENT, SHORT
 from fastgeom.kernels.sketch import SKETCH_COPY, SKETCH_PROGRAMS, SKETCH_SUM, SKETCH_TILES, launch_sketch
-from fastgeom.layout import Layout
-from fastgeom.sketching import SketchPlan, sketch_programs
+from fastgeom.kernels.sketch_ring import NO_RING, Ring
+from fastgeom.sketching import SketchPlan
 from fastgeom.tables import AddressTable, Ints
 
 _ABSMAX = 1
 _COLUMNS = 3
 
 
-class TritonSketcher:
-    """Sketches of the gradients of a layout on one device; see `Sketcher`.
+class SketchLaunches:
+    """The launches that make sketches, and their tables.
 
-    Memory: partial sketches of at most 4.3 MB, and the parameters once where updates are measured.
+    Memory: tables and partial sums; during a step partial sketches of at most 4.3 MB, none from 2^20 buckets on, which
+    are the allocator's again when the step has been launched.
 
     Args:
-        layout: the measured tensors.
-        engine: computes on them.
+        engine: computes on the tensors.
         plan: which element goes where.
+
+    Attributes:
+        owners: the rows of partial sums of a ring; see ``fastgeom.kernels.sketch_ring``.
     """
 
-    def __init__(self, layout: Layout, engine: TritonDevice, plan: SketchPlan) -> None:
-        self._layout, self._engine, self._plan = layout, engine, plan
+    def __init__(self, engine: TritonDevice, plan: SketchPlan) -> None:
+        self._engine, self._plan = engine, plan
         device = engine.device
         found = sketch_programs(plan, SKETCH_TILES, SKETCH_PROGRAMS, SKETCH_COPY, SKETCH_SUM)
         self._fixed = (
@@ -42,69 +45,16 @@ class TritonSketcher:
             to_device(found.sums, device),
         )
         self._tensors = found.tensors
-        self._scratch = torch.zeros(found.scratch, dtype=torch.float32, device=device)
-        runs, n_rows = [], 0
-        for groups in found.groups:
-            runs.append(Rows(n_rows, 1, groups))
-            n_rows = runs[-1].end
-        self._partials = torch.zeros(n_rows, _COLUMNS, dtype=torch.float64, device=device)
-        (segments,), by_layer = spans([runs], len(layout.layers))
-        self._spans = to_device(segments, device), to_device(by_layer, device)
-        self._gradient_places, self._update_places = Upload(device), Upload(device)
-        self._snapshot: AddressTable | None = None
+        self._n_scratch = found.scratch
+        self._sums = LayerSums([_one_each(found.groups)], plan.n_groups, _COLUMNS, device)
+        self.owners = _one_each(found.owners)
 
-    def fit(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
-        """See `Sketcher.fit`; takes the memory of the parameters where updates are measured."""
-        nowhere = np.zeros((3, len(self._tensors)), np.int64)
-        self._gradient_places.send(self._table([*self._places(gradient), *nowhere]))
-        self._wide = [FLOAT64 in gradient.code, False]
-        if parameter is None:
-            return
-        if self._snapshot is None:
-            self._snapshot = self._store_like(parameter)
-        check_dtypes(self._layout.names, "parameter ", self._snapshot.code, parameter)
-        snapshot_at = self._snapshot.address[self._plan.tensors]
-        columns = [*self._places(parameter, self._snapshot), snapshot_at, *self._places(gradient)]
-        self._update_places.send(self._table(columns))
-        self._wide[1] = FLOAT64 in gradient.code or FLOAT64 in parameter.code
+    def table(self, *columns: Ints) -> Ints:
+        """(tensor, 8), by group: what never changes, then these columns, and zeros."""
+        rest = np.zeros((8 - self._tensors.shape[1] - len(columns), len(self._tensors)), np.int64)
+        return np.concatenate([self._tensors, np.stack([*columns, *rest], axis=1)], axis=1)
 
-    def sketch(self, gradient: AddressTable, out: Tensor, *, grad_scale: Tensor | None = None) -> NormMoments:
-        """See `Sketcher.sketch`; `fit` has told the device where the tensors lie."""
-        del gradient
-        totals = self._launch(self._gradient_places.table, out, grad_scale, update=False, max_column=_ABSMAX)
-        grad_sq, absmax, nonfinite = totals.unbind(1)
-        return NormMoments(grad_sq, grad_sq.sqrt(), absmax, nonfinite.long())
-
-    def sketch_update(
-        self, parameter: AddressTable, gradient: AddressTable, out: Tensor, *, grad_scale: Tensor | None = None
-    ) -> UpdateMoments:
-        """See `Sketcher.sketch_update`; `fit` has told the device where the tensors lie."""
-        del parameter, gradient
-        totals = self._launch(self._update_places.table, out, grad_scale, update=True, max_column=-1)
-        param_sq, update_sq, next_dot = totals.unbind(1)
-        return UpdateMoments(param_sq, update_sq, torch.full_like(param_sq, torch.nan), next_dot)
-
-    def _launch(
-        self, tensors: Tensor, out: Tensor, grad_scale: Tensor | None, *, update: bool, max_column: int
-    ) -> Tensor:
-        """Sketch into ``out``; (layer + 1, 3) sums."""
-        with self._engine.current():
-            launch_sketch(
-                *self._fixed, tensors, out, self._scratch, self._partials, update=update, wide=self._wide[update],
-                scale=reciprocal(grad_scale),
-            )  # fmt: skip
-            segment_spans, layer_spans = self._spans
-            segments = self._partials.new_empty(segment_spans.shape[1], _COLUMNS)
-            launch_reduce(self._partials, segment_spans, segments, max_column=max_column)
-            totals = segments.new_empty(layer_spans.shape[1], _COLUMNS)
-            launch_reduce(segments, layer_spans, totals, max_column=max_column)
-        return totals
-
-    def _table(self, columns: list[Ints]) -> Ints:
-        """(tensor, 8), by group: what never changes, then where they lie."""
-        return np.concatenate([self._tensors, np.stack(columns, axis=1)], axis=1)
-
-    def _places(self, table: AddressTable, snapshot: AddressTable | None = None) -> Ints:
+    def places(self, table: AddressTable, snapshot: AddressTable | None = None) -> Ints:
         """(2, tensor) address and code, by group; a code is fast only where the snapshot is aligned too."""
         address, dtype = table.address[self._plan.tensors], table.code[self._plan.tensors].astype(np.int64)
         aligned = address % VECTOR_BYTES == 0
@@ -112,8 +62,50 @@ class TritonSketcher:
             aligned &= snapshot.address[self._plan.tensors] % VECTOR_BYTES == 0
         return np.stack([address, np.where(address == 0, ABSENT.value, dtype + np.where(aligned, 0, SHORT.value))])
 
-    def _store_like(self, parameter: AddressTable) -> AddressTable:
-        """Zeroed memory for a copy of each parameter, at multiples of 16 bytes."""
-        sizes = -(-self._layout.numels * ITEM[parameter.code] // VECTOR_BYTES) * VECTOR_BYTES
-        buffer = self._engine.zeros(1, int(sizes.sum()), torch.uint8)
-        return AddressTable(buffer.data_ptr() + np.cumsum(sizes) - sizes, parameter.code, (buffer,))
+    def run(
+        self, tensors: Tensor, *, out: Tensor | None, ring: Ring = NO_RING, update: bool = False, wide: bool = False,
+        scale: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Sketch into ``out`` and against the ring; the moments, (layer + 1, 3), are those of ``launch_sketch``."""
+        scratch = torch.empty(self._n_scratch, dtype=torch.float32, device=self._engine.device)
+        with self._engine.current():
+            launch_sketch(
+                *self._fixed, tensors, scratch, self._sums.rows(0, _COLUMNS), out=out, ring=ring, update=update,
+                wide=wide, scale=scale,
+            )  # fmt: skip
+            return self._sums.totals(_COLUMNS, max_column=-1 if update else _ABSMAX)
+
+
+class TritonSketcher:
+    """Sketches of lists of tensors on one device; see `Sketcher`.
+
+    Args:
+        engine: computes on them.
+        plan: which element goes where.
+    """
+
+    def __init__(self, engine: TritonDevice, plan: SketchPlan) -> None:
+        self._launches = SketchLaunches(engine, plan)
+        self._places = Upload(engine.device)
+
+    def fit(self, gradient: AddressTable) -> None:
+        """See `Sketcher.fit`."""
+        self._places.send(self._launches.table(*self._launches.places(gradient)))
+        self._wide = FLOAT64 in gradient.code
+
+    def sketch(self, gradient: AddressTable, out: Tensor) -> NormMoments:
+        """See `Sketcher.sketch`; `fit` has told the device where the tensors lie."""
+        del gradient
+        return norm_moments(self._launches.run(self._places.table, out=out, wide=self._wide))
+
+
+def norm_moments(totals: Tensor) -> NormMoments:
+    """The moments of a gradient from (layer + 1, 3) totals."""
+    grad_sq, absmax, nonfinite = totals.unbind(1)
+    return NormMoments(grad_sq, grad_sq.sqrt(), absmax, nonfinite.long())
+
+
+def _one_each(groups: tuple[Ints, ...]) -> list[Rows]:
+    """Runs of rows, one for each unit, of these groups."""
+    ends = np.cumsum([len(own) for own in groups])
+    return [Rows(int(end) - len(own), 1, own) for end, own in zip(ends, groups, strict=True)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgeom.kernels.finish import SEGMENT_ROWS
@@ -85,7 +86,7 @@ def spans(runs: list[list[Rows]], layers: int) -> tuple[list[Ints], Ints]:
     return segments, np.concatenate([by_layer, everything], axis=1)
 
 
-def to_device(array: Ints, device: torch.device) -> Tensor:
+def to_device(array: NDArray[np.integer], device: torch.device) -> Tensor:
     """The array on the device; the host does not wait for it. Not while a graph is captured: see `PinnedPool`."""
     host = torch.from_numpy(np.ascontiguousarray(array))
     if device.type == "cpu":
@@ -146,8 +147,9 @@ class Upload:
             RuntimeError: in a capture, where none was sent since the last one.
         """
         if capturing(self._device):
+            pinned = self._pool.take(table)
+            self.table.copy_(pinned, non_blocking=True)
             self._captured = True
-            self.table.copy_(self._pool.take(table), non_blocking=True)
             return
         if self._sent is None:
             self.table = to_device(table, self._device)

@@ -25,8 +25,6 @@ class WindowStatistics:
         late: the lags of earlier steps, of this one too perhaps, where the window is deferred; its own are ``None``.
         lag_dot_error, diff_sq_error, sum_sq_error: standard errors, where these are estimated.
         sketch: (bucket,) a small sketch of the gradient, if asked for.
-        past: (layer + 1, window), the values that were given to be remembered with the gradients at these lags, NaN
-            where there is none; ``None`` where none was given.
     """
 
     grad_sq: Tensor
@@ -42,7 +40,6 @@ class WindowStatistics:
     diff_sq_error: Tensor | None = None
     sum_sq_error: Tensor | None = None
     sketch: Tensor | None = None
-    past: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -106,18 +103,15 @@ class Window(Protocol):
         """
 
     def measure(
-        self, gradient: AddressTable, step: int, *, store: bool = True, found_inf: Tensor | None = None,
-        grad_scale: Tensor | None = None, past: Tensor | None = None,
-    ) -> WindowStatistics:  # fmt: skip
+        self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
+    ) -> WindowStatistics:
         """Measure the gradient of ``step``, which `fit` has seen, and remember it.
 
         Args:
             gradient: where the tensors lie.
             step: number of the optimiser step, larger than any before.
-            store: False leaves the window as it is.
             found_inf: a 0-d tensor; where it is not 0 the gradient is measured but not remembered.
             grad_scale: what the gradient is divided by when read.
-            past: (layer + 1,) float64, to be remembered with this gradient.
 
         Cost: gradient + window rows read, one row written.
         """
@@ -133,18 +127,63 @@ class Window(Protocol):
 
 
 class Sketcher(Protocol):
-    """Sketches of the gradients of a layout, on the device where they lie."""
+    """Sketches of lists of tensors, on the device where they lie."""
+
+    def fit(self, gradient: AddressTable) -> None:
+        """Where the tensors lie now."""
+
+    def sketch(self, gradient: AddressTable, out: Tensor) -> NormMoments:
+        """One read of tensors, which `fit` has seen: their sketch in ``out``, (plan.total,) float32, exact moments."""
+
+
+class SketchWindow(Protocol):
+    """Sketches of the last gradients of a layout, on the device where they lie, and what a new one is against them."""
 
     def fit(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
-        """As `Window.fit`."""
+        """As `Window.fit`; sketches are float32 whatever the gradients are, which may change their dtypes."""
 
-    def sketch(self, gradient: AddressTable, out: Tensor, *, grad_scale: Tensor | None = None) -> NormMoments:
-        """One read of a gradient: its sketch in ``out``, (plan.total,) float32, and its exact moments."""
+    def measure_update(
+        self, parameter: AddressTable, gradient: AddressTable, step: int, *, grad_scale: Tensor | None = None
+    ) -> tuple[UpdateMoments, SketchMoments]:
+        """As `Window.measure_update`: exact sums but for ``grad_dot_update``, which is NaN; and the update's sketch.
 
-    def sketch_update(
-        self, parameter: AddressTable, gradient: AddressTable, out: Tensor, *, grad_scale: Tensor | None = None
-    ) -> UpdateMoments:
-        """The same of the update since the last call; exact but for ``grad_dot_update``, which is NaN."""
+        The latter is compared with that of the step before alone, as in a window of 1.
+        """
+
+    def measure(
+        self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> tuple[NormMoments, SketchMoments]:  # fmt: skip
+        """As `Window.measure`; what is remembered is the sketch.
+
+        Args:
+            gradient, step, found_inf, grad_scale: as in `Window.measure`.
+            out: (plan.total,) float32, where the sketch is written too.
+
+        Cost: the gradient read; each tile of its sketch against ``window`` others, then written over the oldest.
+        """
+
+    def step_on_device(self) -> Tensor | None:
+        """As `Window.step_on_device`."""
+
+    def resume(self, step: int) -> None:
+        """As `Window.resume`."""
+
+
+@dataclass(frozen=True)
+class SketchMoments:
+    """A sketch against those of the last gradients; NaN where a step was not measured.
+
+    Attributes:
+        lag_cosine: (layer + 1, window), by the sketches' own norms.
+        past_norm: (layer + 1, window), the exact norms of those gradients; inf where one was not finite.
+        diff_sq, sum_sq: (layer + 1,), against the sketch of the step before.
+    """
+
+    lag_cosine: Tensor
+    past_norm: Tensor
+    diff_sq: Tensor
+    sum_sq: Tensor
 
 
 @dataclass(frozen=True)

@@ -286,11 +286,17 @@ OTHERS = (
     ),
 )
 
-SKETCH, SKETCH_PIECES, SKETCH_TESTS = "kernels/sketch.py", "kernels/sketch_pieces.py", "tests/test_kernels_sketch.py"
+SKETCH, SKETCH_QUADS, SKETCH_PIECES, SKETCH_RING = (
+    "kernels/sketch.py",
+    "kernels/sketch_quads.py",
+    "kernels/sketch_pieces.py",
+    "kernels/sketch_ring.py",
+)
+SKETCH_TESTS, SKETCH_RING_TESTS = "tests/test_kernels_sketch.py", "tests/test_kernels_sketch_ring.py"
 SKETCHES = (
     Mutant(
-        "sketch: lower halves keep their sign",
-        SKETCH,
+        "sketch_quads: lower halves keep their sign",
+        SKETCH_QUADS,
         "sign & _BOTH_SIGNS",
         "sign & _SIGN",
         SKETCH_TESTS,
@@ -299,8 +305,16 @@ SKETCHES = (
     Mutant(
         "sketch: sums do not change places",
         SKETCH,
-        "_exchange(low, high, tl.cast(q ^ (q + 1), tl.int32))",
-        "_exchange(low, high, tl.cast(0, tl.int32))",
+        "exchange(low, high, tl.cast(q ^ (q + 1), tl.int32))",
+        "exchange(low, high, tl.cast(0, tl.int32))",
+        SKETCH_TESTS,
+        "sums_of_whole_numbers_are_those and bfloat16",
+    ),
+    Mutant(
+        "sketch_quads: a tensor's last block is taken for a whole one",
+        SKETCH_QUADS,
+        "32 * j + 32 < tensor[1]",
+        "32 * j + 32 <= tensor[1]",
         SKETCH_TESTS,
         "sums_of_whole_numbers_are_those and bfloat16",
     ),
@@ -311,6 +325,46 @@ SKETCHES = (
         "return pointers",
         CODEGEN_TESTS,
         "sketch-sketch-bfloat16-sm_90",
+    ),
+    Mutant(
+        "cpu_sketch_loops: the oldest sketch is overwritten before it is read",
+        "fastgeom/engines/cpu_sketch_loops.py",
+        "    count, offset = rows.shape[0], place * 4\n",
+        "    count, offset = rows.shape[0], place * 4\n    _write(x, store, place, _FLOAT32)\n",
+        "tests/test_sketch_window.py",
+        "kept_one_by_one and 3",
+    ),
+    Mutant(
+        "sketch_ring: the newest is overwritten instead of the oldest",
+        SKETCH_RING,
+        "target = tl.where(head + 1 < slots, head + 1, 0)",
+        "target = head",
+        SKETCH_RING_TESTS,
+        "meets_every_slot and 5-2-alone",
+    ),
+    Mutant(
+        "sketch_ring: differences from the oldest",
+        SKETCH_RING,
+        "previous = _load(ring_ptr + head * stride",
+        "previous = _load(ring_ptr + (head + 1) % slots * stride",
+        SKETCH_RING_TESTS,
+        "meets_every_slot and 5-2-alone",
+    ),
+    Mutant(
+        "sketch_ring: the last four buckets are left out",
+        SKETCH_RING,
+        "inside = lanes // 4 * 4 < length",
+        "inside = lanes // 4 * 4 < length - 4",
+        SKETCH_RING_TESTS,
+        "meets_every_slot and 5-2-alone",
+    ),
+    Mutant(
+        "sketch_ring: a skipped step is stored",
+        SKETCH_RING,
+        "stored = tl.load(skip_ptr) == 0",
+        "stored = tl.load(skip_ptr) != 2",
+        SKETCH_RING_TESTS,
+        "skipped",
     ),
 )
 
