@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fastgeom.analysis import ProgressShares, progress_shares
+from fastgeom.analysis import THETAS, ProgressShares, classify, progress_sensitivity, progress_shares
 
 NAN, INF = math.nan, math.inf
 DEFINITIONS = ("net", "gross", "log_loss", "segment")
@@ -117,3 +117,24 @@ def test_bad_input_is_named() -> None:
         progress_shares([3, 2, 1], [0, 0, 0], step=[0, 1])
     with pytest.raises(ValueError, match=r"step: expected integers, got dtype float64"):
         progress_shares([3, 2, 1], [0, 0, 0], step=[0.0, 1.0, 2.0])
+
+
+def test_sensitivity_is_the_shares_at_each_threshold() -> None:
+    rng = np.random.default_rng(4)
+    loss = np.exp(np.linspace(1, -2, 300) + 0.1 * rng.standard_normal(300))
+    cosine, step = np.sin(np.linspace(0, 40, 300)), np.arange(300) + (np.arange(300) > 150)
+    found = progress_sensitivity(loss, cosine, step, min_run=3)
+    assert found == tuple(progress_shares(loss, classify(cosine, theta, 3), step) for theta in THETAS)
+    assert found[0].net.zigzag != found[-1].net.zigzag
+    assert progress_sensitivity(loss, cosine, step, thetas=(0.7,), min_run=3) == (
+        progress_shares(loss, classify(cosine, 0.7, 3), step),
+    )
+
+
+def test_bad_input_of_the_sensitivity_is_named() -> None:
+    with pytest.raises(ValueError, match=r"expected arrays of one shape, got loss \(3,\), adjacent_cosine \(2,\)"):
+        progress_sensitivity([3, 2, 1], [0.5, 0.5])
+    with pytest.raises(ValueError, match=r"theta: expected a number between 0 and 1.*got 1.5"):
+        progress_sensitivity([3, 2], [0.5, 0.5], thetas=(0.5, 1.5))
+    nothing = progress_sensitivity([3, 2], [NAN, NAN])
+    assert all(shares.net == (0, 1, 0) for shares in nothing)

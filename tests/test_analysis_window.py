@@ -5,20 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from fastgeom.analysis import densest_window, lag_cosine, window_cosine, window_gram
+from fastgeom.analysis import densest_window, lag_cosine, window_cosine, window_gram, window_grams
+from tests.trajectories import recorded
 
 NAN = math.nan
-
-
-def recorded(gradients: np.ndarray, window: int, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """lag_dot and grad_sq as a trace holds them: lag k means k steps, NaN where step t - k was not measured."""
-    row_of = {int(number): row for row, number in enumerate(step)}
-    lag_dot = np.full((len(step), window), NAN)
-    for row, number in enumerate(step):
-        for lag in range(1, window + 1):
-            if number - lag in row_of:
-                lag_dot[row, lag - 1] = gradients[row] @ gradients[row_of[number - lag]]
-    return lag_dot, (gradients**2).sum(axis=1)
 
 
 def test_gram_is_that_of_the_gradients() -> None:
@@ -118,6 +108,34 @@ def test_bad_input_is_named() -> None:
         window_gram(lag_dot[:3], grad_sq, at=3)
     with pytest.raises(ValueError, match=r"lag_dot: .* got shape \(4,\)"):
         window_gram(lag_dot[:, 0], grad_sq, at=3)
+
+
+@pytest.mark.parametrize("size", [None, 1, 2, 4, 7])
+def test_all_windows_are_each_what_one_window_is(size: int | None) -> None:
+    """Gaps, lags that reach over them, and windows wider than the lags; a stray value where no step was measured."""
+    step = np.array([10, 11, 12, 14, 15, 16, 17, 30, 31])
+    lag_dot, grad_sq = recorded(np.random.default_rng(7).standard_normal((9, 5)), 4, step)
+    lag_dot[7, 2] = 123.0
+    grams = window_grams(lag_dot, grad_sq, size=size, step=step)
+    assert grams.shape == (9, size or 5, size or 5)
+    for row, number in enumerate(step):
+        np.testing.assert_array_equal(grams[row], window_gram(lag_dot, grad_sq, number, size=size, step=step))
+
+
+def test_no_windows() -> None:
+    assert window_grams(np.zeros((0, 2)), []).shape == (0, 3, 3)
+    assert np.isnan(window_grams(np.full((3, 2), NAN), np.full(3, NAN))).all()
+
+
+def test_bad_input_of_all_windows_is_named() -> None:
+    with pytest.raises(ValueError, match=r"size: expected at least 1 step, got 0"):
+        window_grams(np.zeros((4, 2)), np.ones(4), size=0)
+    with pytest.raises(ValueError, match=r"lag_dot: expected shape .* 4 values of grad_sq, got shape \(3, 2\)"):
+        window_grams(np.zeros((3, 2)), np.ones(4))
+    with pytest.raises(ValueError, match=r"grad_sq: expected .* got shape \(4, 1\)"):
+        window_grams(np.zeros((4, 2)), np.ones((4, 1)))
+    with pytest.raises(ValueError, match=r"step: expected strictly increasing"):
+        window_grams(np.zeros((2, 2)), np.ones(2), step=[1, 1])
 
 
 def test_densest_window_is_the_middle_one_of_those_with_most_steps_of_the_regime() -> None:

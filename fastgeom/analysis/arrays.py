@@ -45,3 +45,48 @@ def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
     with np.errstate(over="ignore", invalid="ignore"):
         np.divide(numerator, denominator, out=result, where=known)
     return result
+
+
+def root(squared: FloatArray) -> FloatArray:
+    """Take the square root elementwise, without a warning; NaN where the square is negative, NaN or infinite."""
+    return np.sqrt(np.where((squared >= 0) & np.isfinite(squared), squared, np.nan))
+
+
+def as_rows(name: str, values: ArrayLike) -> FloatArray:
+    """Return ``values`` as float64 with a first axis of steps; an error that names the parameter otherwise."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim == 0:
+        raise ValueError(f"{name}: expected shape (step,) or (step, layer), got a single number")
+    return array
+
+
+def as_gram(gram: ArrayLike, *, least: int = 1) -> FloatArray:
+    """Return Gram matrices as float64 of shape (..., m, m); all NaN where any entry is NaN or infinite.
+
+    Args:
+        gram: shape (..., m, m).
+        least: fewest steps m.
+
+    Raises:
+        ValueError: matrices that are not square, smaller than ``least``, not symmetric, or negative on the diagonal.
+    """
+    array = np.asarray(gram, dtype=np.float64)
+    if array.ndim < 2 or array.shape[-1] != array.shape[-2] or array.shape[-1] < least:
+        raise ValueError(f"gram: expected shape (..., m, m) with m at least {least}, got shape {array.shape}")
+    known = np.isfinite(array).all(axis=(-2, -1), keepdims=True)
+    result: FloatArray = np.where(known, array, np.nan)
+    largest = np.abs(result).max(axis=(-2, -1), keepdims=True)
+    with np.errstate(over="ignore"):
+        skew = np.abs(result - result.swapaxes(-2, -1))
+    if np.any(skew > 1e-6 * largest):
+        raise ValueError("gram: expected symmetric matrices, got at least one that is not")
+    if np.any(np.diagonal(result, axis1=-2, axis2=-1) < 0):
+        raise ValueError("gram: expected squared norms on the diagonal, got at least one that is negative")
+    return result
+
+
+def quadratic_form(gram: FloatArray, weights: FloatArray) -> FloatArray:
+    """||sum_i w_i g_i||^2 = w' G w for each matrix, shape (...); never negative, whatever rounding does."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        form: FloatArray = np.maximum(np.einsum("...i,...ij,...j->...", weights, gram, weights), 0.0)
+    return form

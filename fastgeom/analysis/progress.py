@@ -7,14 +7,15 @@ happens over a gap, or between a finite loss and one that is NaN or infinite, be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastgeom.analysis.arrays import FloatArray, IntArray, as_series, as_steps
-from fastgeom.analysis.regimes import REGIMES, runs
+from fastgeom.analysis.arrays import FloatArray, IntArray, as_series, as_steps, check_same_shape
+from fastgeom.analysis.regimes import REGIMES, THETAS, classify, runs
 
 
 class RegimeShares(NamedTuple):
@@ -94,6 +95,42 @@ def progress_shares(loss: ArrayLike, labels: ArrayLike, step: ArrayLike | None =
         log_loss=log_share,
         segment=_sum_by_regime(_within_runs(drop, regime), regime, total),
     )
+
+
+def progress_sensitivity(
+    loss: ArrayLike,
+    adjacent_cosine: ArrayLike,
+    step: ArrayLike | None = None,
+    thetas: Sequence[float] = THETAS,
+    min_run: int = 2,
+) -> tuple[ProgressShares, ...]:
+    r"""Progress shares by four definitions, for several thresholds: whether a finding hangs on the choice of theta.
+
+    $$ \text{shares}(f, \ell(\theta_i)), \qquad i = 0, 1, \dots $$
+
+    Args:
+        loss: as for ``progress_shares``.
+        adjacent_cosine: c_t, shape (step,), as for ``classify``.
+        step: step numbers, shape (step,), strictly increasing; 0, 1, 2, ... by default.
+        thetas: thresholds, each between 0 and 1.
+        min_run: as for ``classify``.
+
+    Returns:
+        One ``ProgressShares`` for each threshold, in their order.
+
+    Raises:
+        ValueError: as ``classify`` and ``progress_shares``.
+
+    Source: ours.
+
+    Example:
+        >>> cosine = [0.7, 0.7, -0.95, -0.95, -0.95]
+        >>> [shares.net for shares in progress_sensitivity([8.0, 6.0, 5.0, 3.0, 4.0], cosine, thetas=(0.5, 0.9))]
+        [RegimeShares(smooth=0.75, mixed=0.0, zigzag=0.25), RegimeShares(smooth=0.0, mixed=0.75, zigzag=0.25)]
+    """
+    f, cosine = as_series("loss", loss), as_series("adjacent_cosine", adjacent_cosine)
+    check_same_shape(loss=f, adjacent_cosine=cosine)
+    return tuple(progress_shares(f, classify(cosine, theta, min_run), step) for theta in thetas)
 
 
 def _as_labels(labels: ArrayLike, n_rows: int) -> NDArray[np.int8]:

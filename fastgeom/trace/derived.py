@@ -28,6 +28,13 @@ def lag_cosine(lag_dot: np.ndarray, grad_sq: np.ndarray, step: np.ndarray) -> np
 
     Raises:
         ValueError: shapes that do not fit together, or steps that do not increase.
+
+    Source: Morchdi, Zhou, Ding, Wang (2022) for lag 1; the window of lags is ours.
+
+    Example:
+        >>> nan = float("nan")
+        >>> lag_cosine([[nan], [-3.0], [nan]], grad_sq=[4.0, 9.0, 1.0], step=[0, 1, 5]).tolist()
+        [[nan], [-0.5], [nan]]
     """
     lag_dot, norm, step = np.asarray(lag_dot, np.float64), grad_norm(grad_sq), np.asarray(step)
     if lag_dot.shape[:-1] != norm.shape or step.shape != norm.shape[:1]:
