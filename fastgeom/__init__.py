@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fastgeom.ops import clip_grad_norm_, cosine, count_sketch, dot, norm, window_dots
     from fastgeom.probe import Probe, StepStatistics
     from fastgeom.schedules import bursts, every
+    from fastgeom.sweep import ScaleSweep, scale_sweep
     from fastgeom.trace import open_trace
 
 __version__ = "0.1.0.dev0"
@@ -23,6 +24,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "Exact",
     "Probe",
+    "ScaleSweep",
     "Sketch",
     "StepStatistics",
     "__version__",
@@ -36,6 +38,7 @@ __all__ = [
     "figures",
     "norm",
     "open_trace",
+    "scale_sweep",
     "window_dots",
 ]
 
@@ -44,6 +47,7 @@ _SUBMODULES = frozenset({"analysis", "figures"})
 _HOMES = {
     "Exact": "fastgeom.history",
     "Probe": "fastgeom.probe",
+    "ScaleSweep": "fastgeom.sweep",
     "Sketch": "fastgeom.history",
     "StepStatistics": "fastgeom.probe",
     "bursts": "fastgeom.schedules",
@@ -54,6 +58,7 @@ _HOMES = {
     "every": "fastgeom.schedules",
     "norm": "fastgeom.ops",
     "open_trace": "fastgeom.trace",
+    "scale_sweep": "fastgeom.sweep",
     "window_dots": "fastgeom.ops",
 }
 

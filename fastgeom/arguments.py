@@ -1,14 +1,17 @@
-"""Checks of what a trainer hands to the probe; each error names what was expected and what came."""
+"""Checks of what a trainer hands to the probe or a sweep; each error names what was expected and what came."""
 
 from __future__ import annotations
 
 import math
 import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor
+
+from fastgeom.engines import check_device
+from fastgeom.tables import check_measurable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,6 +97,48 @@ def checked_scalars(scalars: Mapping[str, Tensor | float]) -> dict[str, Tensor |
         else:
             checked[name] = _number(name, value)
     return checked
+
+
+def checked_parameters(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Leaf tensors that can be measured and written to, each once, on one device."""
+    if isinstance(parameters, Tensor) or not isinstance(parameters, Iterable):
+        raise TypeError(
+            f"parameters: expected an iterable of parameters, such as model.parameters(), "
+            f"got {type(parameters).__name__}"
+        )
+    found: dict[int, Tensor] = {}
+    for place, parameter in enumerate(parameters):
+        what = f"parameters[{place}]"
+        check_measurable(parameter, what)
+        if not parameter.is_leaf:
+            raise ValueError(f"{what}: expected a leaf tensor, got the result of {parameter.grad_fn}")
+        if any(stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)):
+            raise ValueError(f"{what}: expected each element in a place of its own, got an expanded tensor")
+        first = next(iter(found.values()), parameter)
+        check_device(what, parameter.device)
+        if parameter.device != first.device:
+            raise ValueError(f"{what}: expected it on {first.device} with all others, got {parameter.device}")
+        found[id(parameter)] = parameter
+    if not found:
+        raise ValueError("parameters: expected at least one, got none")
+    return list(found.values())
+
+
+def checked_scales(scales: Iterable[float]) -> list[float]:
+    """At least one finite number above 0."""
+    if isinstance(scales, Tensor | str | bytes) or not isinstance(scales, Iterable):
+        raise TypeError(f"scales: expected a sequence of numbers on the host, got {type(scales).__name__}")
+    found = []
+    for place, scale in enumerate(scales):
+        if isinstance(scale, Tensor | str | bytes):
+            raise TypeError(f"scales[{place}]: expected a number on the host, got {type(scale).__name__}")
+        number = float(scale)
+        if not 0 < number < math.inf:
+            raise ValueError(f"scales[{place}]: expected a finite number above 0, got {number}")
+        found.append(number)
+    if not found:
+        raise ValueError("scales: expected at least one, got none")
+    return found
 
 
 def _number(name: str, value: Any) -> float:

@@ -49,6 +49,11 @@ def sum_sq(a: Tensors, b: Tensors) -> float:
     return float((flat(a) + flat(b)).square().sum())
 
 
+def directional_curvature(before: Tensors, after: Tensors, update: Tensors) -> float:
+    """sum (g_after - g_before) u / sum u^2."""
+    return float((flat(after) - flat(before)) @ flat(update)) / dot(update, update)
+
+
 def absmax(tensors: Tensors) -> float:
     """max |x| over what is not NaN; 0 where there is nothing."""
     values = flat(tensors).abs()

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import fastgeom
 
 PACKAGE = Path(fastgeom.__file__).parent
 PROMPT = ">>> "
-CALLED_BY_HAND = ["Probe", "bursts", "clip_grad_norm_", "cosine", "dot", "every", "norm", "window_dots"]
+CALLED_BY_HAND = [
+    "Probe", "bursts", "clip_grad_norm_", "cosine", "dot", "every", "norm", "scale_sweep", "window_dots",
+]  # fmt: skip
 
 
 def modules_with_examples() -> list[str]:
@@ -36,6 +39,13 @@ def test_the_examples_of_this_module_run_and_print_what_they_say(name, tmp_path,
 def test_what_is_called_by_hand_shows_how(name) -> None:
     examples = doctest.DocTestFinder(recurse=False).find(getattr(fastgeom, name), name)
     assert any(test.examples for test in examples), f"fastgeom.{name} has no example in its docstring"
+
+
+@pytest.mark.parametrize("name", sorted(n for n, v in vars(fastgeom.analysis).items() if inspect.isfunction(v)))
+def test_every_analysis_shows_how_and_is_exported(name) -> None:
+    assert name in fastgeom.analysis.__all__
+    text = inspect.getdoc(getattr(fastgeom.analysis, name))
+    assert PROMPT in text and ("Returns:" in text or name == "regime_counts"), f"{name}: no example, or no Returns"
 
 
 @pytest.mark.parametrize("name", ["fastgeom.analysis", "fastgeom.ops", "fastgeom.probe", "fastgeom.schedules"])

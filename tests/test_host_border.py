@@ -145,6 +145,21 @@ def test_the_calls_on_lists_of_tensors_read_nothing_back() -> None:
         fastgeom.clip_grad_norm_(parameters, 0.1, 1.0)
 
 
+def test_a_sweep_reads_nothing_back() -> None:
+    model = small_model()
+    images, target = torch.randn(5, 1, 6, 6), torch.randn(5, 2)
+
+    def closure() -> Tensor:
+        model.zero_grad()
+        loss = (model(images) - target).square().mean()
+        loss.backward()
+        return loss
+
+    with no_reading_back():
+        sweep = fastgeom.scale_sweep(closure, model.parameters(), [1e-3, 0.1, 10.0])
+    assert bool(sweep.cosine.isfinite().all()) and bool(sweep.cosine[0] > sweep.cosine[-1])
+
+
 def test_error_if_nonfinite_is_the_one_option_that_looks_at_a_value() -> None:
     parameter = torch.nn.Parameter(torch.ones(3))
     parameter.grad = torch.ones(3)

@@ -56,6 +56,7 @@ ROOMS = {
     "fastgeom.writing": Room(3, packages("numpy"), range(1, 3), rooms("rows")),
     "fastgeom.egress": Room(3, packages("numpy", "torch"), range(1, 3), rooms("transfer", "replay", "rows", "writing")),
     "fastgeom.schedules": Room(4, packages(), range(1, 4), rooms("arguments")),
+    "fastgeom.sweep": Room(4, packages("torch"), range(1, 4), rooms("arguments")),
     "fastgeom.arguments": Room(4, packages("torch"), range(1, 4)),
     "fastgeom.statistics": Room(4, packages("torch"), range(1, 4)),
     "fastgeom.provenance": Room(4, packages("torch"), range(1, 4), rooms("schedules")),
@@ -70,7 +71,7 @@ ROOMS = {
 # reads; no one else left of the file may use either.
 LEFT_OF_EGRESS = rooms(
     "tables", "layout", "sketching", "engines", "ops", "history", "sketched", "schedules", "arguments", "statistics",
-    "provenance", "probe",
+    "provenance", "probe", "sweep",
 )  # fmt: skip
 LEFT_OF_THE_FILE = LEFT_OF_EGRESS | rooms("reference", "transfer", "replay", "rows", "writing", "egress")
 WITHOUT_TORCH = rooms("schema", "trace", "analysis", "figures")
