@@ -7,8 +7,9 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from fastgeom.figures.panels import LINE, geometry_panels, window_panels
-from fastgeom.figures.view import GeometryTrace, Run, find_windows
+from fastgeom.figures.panels import LINE
+from fastgeom.figures.plots import plot_geometry, plot_run, plot_windows
+from fastgeom.figures.view import GeometryTrace
 
 STYLE: dict[Any, Any] = {
     "font.size": 9.0,
@@ -54,10 +55,9 @@ def draw_geometry(trace: GeometryTrace, theta: float = 0.9, *, title: str = "", 
         >>> [axes.get_ylabel() for axes in draw_geometry(trace).axes]
         ['loss $f_t$', 'correlation $c_t$', 'curvature $\\kappa_t$']
     """
-    run = Run.read(trace, theta)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 7), layout="constrained")
-        geometry_panels(figure.add_subfigure(figure.add_gridspec()[0]), run)
+        plot_geometry(figure.add_subfigure(figure.add_gridspec()[0]), trace, theta)
         _write_around(figure, title, caption)
     return figure
 
@@ -85,11 +85,9 @@ def draw_windows(
 
     Source: ours.
     """
-    run = Run.read(trace, theta)
-    windows = find_windows(run, trace.lag_dot.shape[1], size)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 5), layout="constrained")
-        window_panels(figure, trace, windows)
+        plot_windows(figure, trace, theta, size=size)
         _write_around(figure, title, caption)
     return figure
 
@@ -114,13 +112,9 @@ def draw_run(
 
     Source: ours.
     """
-    run = Run.read(trace, theta)
-    windows = find_windows(run, trace.lag_dot.shape[1], size)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 11), layout="constrained")
-        rows = figure.add_gridspec(2, 1, height_ratios=(1.6, 1.0))
-        geometry_panels(figure.add_subfigure(rows[0]), run, windows)
-        window_panels(figure.add_subfigure(rows[1]), trace, windows)
+        plot_run(figure, trace, theta, size=size)
         _write_around(figure, title, caption)
     return figure
 

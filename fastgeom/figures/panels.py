@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,13 +33,13 @@ def geometry_panels(figure: FigureBase, run: Run, windows: dict[str, Window | No
     """Loss, adjacent correlation and step curvature on one step axis, regimes shaded, ``windows`` marked a and b."""
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     for axes in (top, middle, bottom):
-        _shade(axes, run)
+        shade(axes, run)
         axes.margins(x=0.01)
-    _loss_panel(top, run)
+    loss_panel(top, run)
     if run.diverged_at is not None:
-        _mark_divergence(top, run.diverged_at)
-    _cosine_panel(middle, run)
-    _kappa_panel(bottom, run)
+        mark_divergence(top, run.diverged_at)
+    cosine_panel(middle, run)
+    kappa_panel(bottom, run)
     bottom.set_xlabel("optimiser step $t$")
     if not len(run.step):
         bottom.set_xticks([])
@@ -57,11 +57,12 @@ def geometry_panels(figure: FigureBase, run: Run, windows: dict[str, Window | No
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
 
 
-def _loss_panel(axes: Axes, run: Run) -> None:
+def loss_panel(axes: Axes, run: Run) -> None:
+    """The loss, on a logarithmic axis where it falls by more than a factor of ten."""
     axes.set(ylabel="loss $f_t$", title="Loss, $f_t$")
     finite = np.zeros(0, np.bool_) if run.loss is None else np.isfinite(run.loss)
     if run.loss is None or not finite.any():
-        _say(axes, "no loss in this trace")
+        say(axes, "no loss in this trace")
         return
     known = run.loss[finite]
     axes.plot(run.step[finite], known, color=INK, linewidth=1.2, marker=None if finite.all() else ".", markersize=4)
@@ -72,39 +73,43 @@ def _loss_panel(axes: Axes, run: Run) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _mark_divergence(axes: Axes, step: int) -> None:
+def mark_divergence(axes: Axes, step: int) -> None:
+    """Mark the step at which a run diverged, in words on the side that has more room."""
     axes.axvline(step, color=INK, linewidth=1.2, linestyle=":")
+    early = step < sum(axes.get_xlim()) / 2
     axes.annotate(
         f"diverged at step {step}",
         (step, 0.96),
-        xytext=(-4, 0),
+        xytext=(4 if early else -4, 0),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
-        ha="right",
+        ha="left" if early else "right",
         va="top",
     )
 
 
-def _cosine_panel(axes: Axes, run: Run) -> None:
+def cosine_panel(axes: Axes, run: Run) -> None:
+    """The correlation of adjacent gradients, between the thresholds of the regimes."""
     formula = r"$c_t = \langle g_t, g_{t-1}\rangle \,/\, \|g_t\|\,\|g_{t-1}\|$"
     axes.set(ylabel="correlation $c_t$", title=f"Correlation of adjacent gradients, {formula}")
     axes.set_ylim(-1.1, 1.1)
     if not np.isfinite(run.cosine).any():
-        _say(axes, "too short: no two adjacent steps measured")
+        say(axes, "too short: no two adjacent steps measured")
         return
     _dots(axes, run, run.cosine)
     _level(axes, run.theta, rf"$+\theta = {run.theta:g}$")
     _level(axes, -run.theta, rf"$-\theta = -{run.theta:g}$")
 
 
-def _kappa_panel(axes: Axes, run: Run) -> None:
+def kappa_panel(axes: Axes, run: Run) -> None:
+    """The step curvature, with lines at 1 and 2."""
     formula = r"$\kappa_t = 1 - \langle g_{t+1}, u_t\rangle \,/\, \langle g_t, u_t\rangle$"
     axes.set(ylabel=r"curvature $\kappa_t$", title=f"Curvature met by the step $u_t$, {formula}")
     if run.kappa is None:
-        _say(axes, "no updates in this trace: record them with track_updates=True")
+        say(axes, "no updates in this trace: record them with track_updates=True")
         return
     if not np.isfinite(run.kappa).any():
-        _say(axes, "too short: no step with a measured successor")
+        say(axes, "too short: no step with a measured successor")
         return
     low, high = KAPPA_RANGE
     _dots(axes, run, np.clip(run.kappa, low, high))
@@ -124,7 +129,7 @@ def window_panels(figure: FigureBase, trace: GeometryTrace, windows: dict[str, W
             axes.set_title(f"{letter}   {regime} window")
             axes.set_box_aspect(1)
             axes.set_xticks([])
-            _say(axes, f"no {regime} stretch in this run")
+            say(axes, f"no {regime} stretch in this run")
             continue
         size = window.last - window.first + 1
         cosine = analysis.window_cosine(trace.lag_dot, trace.grad_sq, window.last, size=size, step=trace.step)
@@ -134,12 +139,18 @@ def window_panels(figure: FigureBase, trace: GeometryTrace, windows: dict[str, W
             f"{letter}   {regime} window: steps {window.first}–{window.last}, {window.n_of_regime} of {size} {regime}"
         )
         axes.set(xlabel="optimiser step $t$", ylabel="optimiser step $s$")
+    correlation_bar(figure, panels)
+
+
+def correlation_bar(figure: FigureBase, panels: Any) -> None:
+    """The colour bar of correlations beside some panels."""
     colours = ScalarMappable(Normalize(-1, 1), CORRELATION_MAP)
     bar = figure.colorbar(colours, ax=panels, ticks=[-1, -0.5, 0, 0.5, 1], shrink=0.9)
     bar.set_label(r"correlation $\langle g_s, g_t\rangle \,/\, \|g_s\|\,\|g_t\|$")
 
 
-def _shade(axes: Axes, run: Run) -> None:
+def shade(axes: Axes, run: Run) -> None:
+    """Shade the smooth and the zigzag stretches behind a panel over steps."""
     for label, (fill, hatch, edge) in SHADE.items():
         spans = [
             (float(run.step[part.start]) - 0.5, float(run.step[part.stop - 1] - run.step[part.start]) + 1.0)
@@ -195,7 +206,7 @@ def _bracket(axes: Axes, letter: str, window: Window) -> None:
     )
 
 
-def _say(axes: Axes, text: str) -> None:
+def say(axes: Axes, text: str) -> None:
     """Write why there is nothing to draw; the axis that would show it has no ticks."""
     axes.set_yticks([])
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=INK, fontstyle="italic")
