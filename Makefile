@@ -14,7 +14,7 @@ UNFINISHED := $(VENV)/.unfinished
 CACHES := build dist *.egg-info .benchmarks .mypy_cache .pytest_cache .ruff_cache
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench codegen mutate gpu clean distclean
+.PHONY: help demo figures test lint bench codegen mutate gpu clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -22,7 +22,10 @@ help: ## list the targets
 	@echo "PYTHON=python3.12 chooses the interpreter of a new environment; ARGS='...' is handed to the program run."
 
 demo: $(READY) ## train a small network on MNIST, measure every step, draw the figure (3 minutes)
-	$(BIN) reproductions/p1_two_geometries.py $(ARGS)
+	$(BIN) reproductions/demo.py $(ARGS)
+
+figures: $(READY) ## make every figure of reproductions/ and their page; kept runs are not made again (40 minutes)
+	$(BIN) -m reproductions --out reproductions/results $(ARGS)
 
 # One process a core, 8 at most; a file's tests stay together, because they share what is slow to make.
 test: $(READY) ## run the tests

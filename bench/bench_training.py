@@ -7,19 +7,19 @@ import torch
 
 import fastgeom
 from bench.measuring import Bench
-from reproductions.common.data import load_images
+from reproductions.common.data import load
 from reproductions.common.descent import add_full_batch_gradient
-from reproductions.common.models import small_cnn
-from reproductions.p1_two_geometries import LEARNING_RATES, WINDOW
+from reproductions.common.models import build
+from reproductions.demo import LEARNING_RATES, WINDOW
 
 DATA = "mnist5k"
 
 
 def test_step_of_the_demo_with_the_probe_against_without(bench: Bench, tmp_path: Path) -> None:
-    data = load_images(DATA)
+    data = load(DATA)
 
     def training() -> tuple[torch.nn.Module, Callable[[Callable[[torch.Tensor], object]], None]]:
-        model = small_cnn(data.images.shape[1:], data.n_classes, seed=0)
+        model = build("cnn", data, seed=0)
         optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATES[DATA])
 
         def step(measure: Callable[[torch.Tensor], object]) -> None:

@@ -1,137 +1,71 @@
 """P1: training has two geometries, smooth and zigzag, and one constant learning rate shows both.
 
-A small convolutional network is trained by plain full-batch gradient descent on real images. Every step is measured:
-the correlation of each gradient with the 32 before it, overall and per layer, and the curvature met by the update. The
-result is a trace, a picture and a table. The settings are ours: those of the paper are not known.
+A convolutional network is trained by plain full-batch gradient descent at one constant rate. Every step's gradient is
+compared with the one before: c_t near +1 is smooth, c_t near -1 zigzag. The statistic of a seed is the smaller of the
+two regimes' shares of the steps, so that one large share cannot stand for both.
 
-    python reproductions/p1_two_geometries.py --data digits --steps 400
+    python reproductions/p1_two_geometries.py
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded; see reproductions/README.md
 
-import numpy as np
-import torch
-from tqdm import tqdm
+from matplotlib.figure import SubFigure
 
-import fastgeom
 from fastgeom import analysis, figures
-from reproductions.common.command import OneLineParser, positive_integer, positive_number
-from reproductions.common.data import MOST_IMAGES, NAMES, DataNotFoundError, ImageSet, load_images
-from reproductions.common.descent import MICRO_BATCH, add_full_batch_gradient
-from reproductions.common.models import WIDTHS, count_parameters, small_cnn
-
-WINDOW = 32
-THETA = 0.9
-LEARNING_RATES = {"digits": 0.1, "mnist5k": 0.05, "cifar10": 0.05}
-"""At these the run reaches the edge of stability early and stays near it."""
+from reproductions.common.command import main
+from reproductions.common.configuration import Configuration
+from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.settings import reference
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, draw, tabulate; the exit status is 0, 2 for input that cannot be used, 130 after Ctrl-C."""
-    options = parse(arguments)
-    trace_path, figure_path = options.out / "demo.h5", options.out / "demo.png"
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        data = load_images(options.data, options.images)
-        model = small_cnn(data.images.shape[1:], data.n_classes, seed=options.seed)
-        settings = describe(data, model, options)
-        print(settings)
-        interrupted = not descend(model, data, options, trace_path)
-    except (DataNotFoundError, OSError) as error:
-        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
-        return 2
-
-    trace = fastgeom.open_trace(trace_path)
-    title = "Two geometries of training: smooth and zigzag"
-    figures.draw_run(trace, THETA, title=title, caption=settings).savefig(figure_path, dpi=150)
-    print(tabulate(trace))
-    print(f"trace   {trace_path}\nfigure  {figure_path}")
-    return 130 if interrupted else 0
+def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
+    """One run a seed."""
+    return {"run": reference(effort, seed)}
 
 
-def descend(model: torch.nn.Module, data: ImageSet, options: argparse.Namespace, trace_path: Path) -> bool:
-    """Run gradient descent at one constant learning rate, measured at every step; False where Ctrl-C cut it short."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=options.lr)
-    measured = fastgeom.Probe(model, window=WINDOW, trace=trace_path, trace_mode="w", track_updates=True)
-    try:
-        with measured as probe, tqdm(total=options.steps, unit=" steps", dynamic_ncols=True) as bar:
-            for _ in range(options.steps):
-                loss = add_full_batch_gradient(model, data)
-                statistics = probe.step(loss=loss, lr=options.lr)
-                optimizer.step()
-                optimizer.zero_grad()
-                bar.set_postfix_str(f"loss {loss:.4f}, correlation {statistics.lag_cosine[0]:+.3f}", refresh=False)
-                bar.update()
-                if not loss.isfinite():
-                    bar.write("The loss is no longer finite: stopped.", file=sys.stderr)
-                    break
-    except KeyboardInterrupt:
-        print("Interrupted: what was measured is kept and drawn.", file=sys.stderr)
-        return False
-    return True
+def measure(runs: Runs, theta: float) -> float:
+    """The smaller of the shares of smooth and of zigzag steps."""
+    return min(runs["run"].share("smooth", theta), runs["run"].share("zigzag", theta))
 
 
-def tabulate(trace: Any) -> str:
-    """Steps and progress shares of each regime, the largest curvature, and what measuring cost."""
-    labels = analysis.classify(trace.lag_cosine[:, 0], THETA)
-    counts, shares = analysis.regime_counts(labels), analysis.progress_shares(trace.loss, labels, trace.step)
-    definitions = {"net": shares.net, "gross": shares.gross, "log-loss": shares.log_loss, "segment": shares.segment}
-    lines = [
-        "",
-        f"{'':24}share of the progress",
-        f"{'regime':8}{'steps':>7}{'':9}" + "".join(f"{d:>9}" for d in definitions),
-    ]
-    for name, count in counts.items():
-        portion = count / max(1, len(labels))
-        columns = "".join(f"{getattr(share, name):9.2f}" for share in definitions.values())
-        lines.append(f"{name:8}{count:7,}{portion:9.1%}{columns}")
-
-    kappa = analysis.step_curvature(trace.grad_dot_update, trace.next_grad_dot_update)
-    if np.isfinite(kappa).any():
-        row = int(np.nanargmax(kappa))
-        lines.append(f"\nlargest step curvature  {kappa[row]:.2f} at step {trace.step[row]}")
-    if len(trace.step) > 1:
-        cost, step_time = np.median(trace.measure_time_ms), 1e3 * np.median(np.diff(trace.wall_time))
-        lines.append(f"cost of measuring       {cost:.2f} ms of {step_time:.1f} ms a step: {cost / step_time:.1%}\n")
-    return "\n".join(lines)
+def draw(figure: SubFigure, results: Results) -> None:
+    """The first seed along its steps, and every seed's shares below."""
+    above, below = figure.subfigures(2, 1, height_ratios=(4, 1))
+    figures.plot_geometry(above, results.first["run"].trace, results.theta)
+    axes = below.subplots()
+    left = dict.fromkeys(results.runs, 0.0)
+    for regime, hatch in zip(analysis.REGIMES, ("", "", "///"), strict=True):
+        shares = {seed: runs["run"].share(regime, results.theta) for seed, runs in results.runs.items()}
+        names = [f"seed {seed}" for seed in shares]
+        axes.barh(names, list(shares.values()), left=list(left.values()), color=figures.COLOURS[regime],
+                  hatch=hatch, edgecolor="white", height=0.7)  # fmt: skip
+        for seed, share in shares.items():
+            if share > 0.05:
+                patch = {"facecolor": figures.COLOURS[regime], "pad": 1, "linewidth": 0}
+                axes.text(left[seed] + share / 2, f"seed {seed}", f"{regime} {share:.0%}", ha="center", va="center",
+                          color="white", fontsize=8, bbox=patch)  # fmt: skip
+            left[seed] += share
+    axes.set(xlim=(0, 1), xlabel="share of the steps")
+    axes.invert_yaxis()
 
 
-def describe(data: ImageSet, model: torch.nn.Module, options: argparse.Namespace) -> str:
-    """What was trained, how, and on what, for the figure and the terminal."""
-    widths = ", ".join(map(str, WIDTHS))
-    pieces = -(-len(data) // MICRO_BATCH)
-    return (
-        f"{len(data):,} images of {data.name}, cross-entropy · CNN: 3×3 convolutions, stride 2, {widths} channels, "
-        f"ReLU, linear; {count_parameters(model):,} parameters\n"
-        f"full-batch gradient descent ({pieces} micro-batch{'es' if pieces > 1 else ''} a step), "
-        f"constant η = {options.lr:g}, no momentum · seed {options.seed} · settings are ours, not the paper's"
-    )
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; every default shows both regimes."""
-    parser = OneLineParser(prog=Path(__file__).name, description=__doc__.splitlines()[0])
-    parser.add_argument("--data", choices=NAMES, default="mnist5k", help="images to train on (default: mnist5k)")
-    parser.add_argument("--images", type=positive_integer, default=MOST_IMAGES, metavar="N",
-                        help="how many of them at most (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--steps", type=positive_integer, default=700, metavar="N", help="default: %(default)s")
-    parser.add_argument("--lr", type=positive_number, metavar="X", help="default: 0.1 for digits, else 0.05")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the initialisation (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    options.lr = options.lr or LEARNING_RATES[options.data]
-    return options
-
+FIGURE = Reproduction(
+    name="p1_two_geometries",
+    title="Training has two geometries, smooth and zigzag",
+    claims=(1,),
+    statement="At one constant rate, training spends at least 5 % of its steps in each of the two regimes",
+    statistic="smaller of the shares of smooth and of zigzag steps",
+    threshold=0.05,
+    plan=plan,
+    measure=measure,
+    draw=draw,
+    size=(10.0, 10.0),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(FIGURE))

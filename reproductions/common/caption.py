@@ -1,0 +1,64 @@
+"""What was trained, in words, from the configurations alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reproductions.common.configuration import Configuration
+from reproductions.common.models import describe
+
+DATA = {
+    "digits": "8×8 digits (scikit-learn)",
+    "mnist5k": "MNIST digits",
+    "cifar10": "CIFAR-10",
+    "text": "sequences of 32 characters of Python's help texts",
+}
+LOSSES = {"cross-entropy": "cross-entropy", "mse": "squared error"}
+OPTIMISERS = {"gd": "gradient descent", "momentum": "gradient descent with momentum 0.9", "adam": "Adam"}
+MOST_RATES = 8
+
+
+def describe_settings(configurations: Sequence[Configuration]) -> str:
+    """Data sets, networks, optimisers, rates and seeds of some runs, each named once; and whose settings they are."""
+    data = _unique(f"{c.n_examples:,} {DATA[c.data]}" for c in configurations)
+    parents = [c.restart.parent for c in configurations if c.restart is not None]
+    losses = _unique(LOSSES[c.loss] for c in configurations)
+    networks = _unique(describe(c.network) for c in configurations)
+    optimisers = "; ".join(_unique(_optimiser(c) for c in configurations))
+    rates = sorted({c.lr for c in [*configurations, *parents]})
+    if len(rates) > MOST_RATES:
+        eta = f"η from {rates[0]:.3g} to {rates[-1]:.3g}"
+    else:
+        eta = "η = " + ", ".join(f"{rate:.3g}" for rate in rates)
+    steps = sorted({c.steps for c in configurations})
+    length = f"{steps[0]:,} steps" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,} steps"
+    seeds = _ranges(sorted({c.seed for c in configurations}))
+    return (
+        f"Data: {'; '.join(data)}. Loss: {' and '.join(losses)}. Networks: {'; '.join(networks)}.\n"
+        f"{optimisers[0].upper()}{optimisers[1:]}; constant {eta}; {length}; {seeds}. "
+        "All settings are ours, not the paper's."
+    )
+
+
+def _optimiser(c: Configuration) -> str:
+    name = OPTIMISERS[c.optimiser]
+    if c.batch is not None:
+        return f"{name} on mini-batches of {c.batch:,}"
+    pieces = -(-c.n_examples // c.micro_batch)
+    return f"full-batch {name}" + (f" ({pieces} micro-batches)" if pieces > 1 else "")
+
+
+def _ranges(seeds: list[int]) -> str:
+    """Seeds in words: each row of numbers that follow each other by its first and its last."""
+    rows: list[list[int]] = []
+    for seed in seeds:
+        if rows and seed == rows[-1][-1] + 1:
+            rows[-1].append(seed)
+        else:
+            rows.append([seed])
+    words = [str(row[0]) if len(row) == 1 else f"{row[0]} to {row[-1]}" for row in rows]
+    return f"seed{'s' * (len(seeds) > 1)} {' and '.join(words)}"
+
+
+def _unique(words: object) -> list[str]:
+    return list(dict.fromkeys(words))  # type: ignore[call-overload]

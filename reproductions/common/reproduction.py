@@ -1,0 +1,215 @@
+"""One figure: what it claims, the runs it needs, the number that decides it, and how it is drawn."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import operator
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from matplotlib.figure import Figure, SubFigure
+
+from reproductions.common.caption import describe_settings
+from reproductions.common.configuration import Configuration
+from reproductions.common.picture import new_picture, save_picture
+from reproductions.common.pool import finish
+from reproductions.common.runs import Run, RunError, find
+from reproductions.common.verdict import Verdict, judge
+
+FIRST_SEED = 10
+"""Settings were tried out on smaller ones."""
+
+Effort = Literal["quick", "default", "full"]
+Runs = Mapping[str, Run]
+"""The runs of one seed, by the keys that the plan gave them."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a figure is drawn of.
+
+    Attributes:
+        runs: seed -> key -> run.
+        theta: threshold of the regimes.
+        verdict: of the statistic over the seeds.
+    """
+
+    runs: Mapping[int, Runs]
+    theta: float
+    verdict: Verdict
+
+    @property
+    def first(self) -> Runs:
+        """The runs of the first seed: what is drawn where one run has to stand for all."""
+        return self.runs[min(self.runs)]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A figure and its verdict.
+
+    Attributes:
+        name: stem of the script and of what it writes; the part before the first ``_`` is the figure's id.
+        title: line above the figure.
+        claims: numbers of the paper's claims that it tests; none for figures beyond the paper.
+        statement: the claim as this figure tests it, one sentence that is true or false.
+        statistic: what is measured of each seed, with its unit; ``threshold``: the statement holds where the mean over
+            seeds is at least this. Committed before the results.
+        plan: the runs of one seed at an effort, each under a key of its own.
+        measure: the statistic of one seed's runs, given theta; NaN where they are too short.
+        draw: fills a figure of ``size`` inches.
+        notes: what else a reader should know: what was chosen, what the statistic does not say.
+    """
+
+    name: str
+    title: str
+    claims: tuple[int, ...]
+    statement: str
+    statistic: str
+    threshold: float
+    plan: Callable[[Effort, int], Mapping[str, Configuration]]
+    measure: Callable[[Runs, float], float]
+    draw: Callable[[Figure | SubFigure, Results], None]
+    size: tuple[float, float] = (10.0, 6.0)
+    notes: str = ""
+    seeds: Mapping[Effort, int] = field(default_factory=lambda: {"quick": 2, "default": 8, "full": 5})
+
+    @property
+    def id(self) -> str:
+        """P1 to P10, A1 to A4, or what stands beyond them."""
+        return self.name.partition("_")[0].upper()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks of a figure, or of all.
+
+    Attributes:
+        effort: which settings; seeds: how many seeds, None for the figure's own number, from first_seed on.
+        theta: threshold of the regimes, between 0 and 1.
+        steps: no run is longer; None leaves them as planned.
+        lr_scale: every learning rate times this.
+        runs_folder: where runs are kept; out: where pictures and verdicts go.
+        workers: runs made at a time.
+    """
+
+    effort: Effort = "default"
+    seeds: int | None = None
+    first_seed: int = FIRST_SEED
+    theta: float = 0.9
+    steps: int | None = None
+    lr_scale: float = 1.0
+    runs_folder: Path = Path("runs")
+    out: Path = Path("runs")
+    workers: int = 1
+
+    @property
+    def is_default(self) -> bool:
+        """Whether these are the settings that a kept result stands for."""
+        plain = Request(runs_folder=self.runs_folder, out=self.out, workers=self.workers)
+        return self == plain
+
+
+def planned(figure: Reproduction, request: Request) -> dict[int, dict[str, Configuration]]:
+    """All runs of a figure: seed -> key -> configuration."""
+    n_seeds = request.seeds or figure.seeds[request.effort]
+    return {
+        seed: {key: _as_asked(c, request) for key, c in figure.plan(request.effort, seed).items()}
+        for seed in range(request.first_seed, request.first_seed + n_seeds)
+    }
+
+
+def _as_asked(configuration: Configuration, request: Request) -> Configuration:
+    steps = configuration.steps if request.steps is None else min(configuration.steps, request.steps)
+    restart = configuration.restart
+    if restart is not None:
+        restart = replace(restart, parent=_as_asked(restart.parent, request), theta=request.theta)
+    return replace(configuration, steps=steps, lr=configuration.lr * request.lr_scale, restart=restart)
+
+
+def train_all(figures: list[Reproduction], request: Request) -> None:
+    """Finish every run of some figures; shared ones once."""
+    wanted = [c for figure in figures for runs in planned(figure, request).values() for c in runs.values()]
+    finish(wanted, request.runs_folder, request.workers)
+
+
+def conclude(figure: Reproduction, request: Request) -> tuple[Verdict, Path]:
+    """Analyse the finished runs, draw the figure, write its verdict; returns it and the picture's path.
+
+    Raises:
+        RunError: a run is missing or its files cannot be used.
+    """
+    started = time.perf_counter()
+    configurations = planned(figure, request)
+    runs = {seed: {key: _found(c, request) for key, c in keyed.items()} for seed, keyed in configurations.items()}
+    values = [figure.measure(keyed, request.theta) for keyed in runs.values()]
+    results = Results(runs, request.theta, judge(values, figure.threshold))
+
+    whole = [run for keyed in runs.values() for run in keyed.values()]
+    settings = describe_settings([run.configuration for run in whole])
+    diverged = [run for run in whole if run.diverged_at is not None]
+    if diverged:
+        settings += f"\n{len(diverged)} of {len(whole)} runs diverged; they are read up to there"
+    picture, body = new_picture(
+        figure.size, f"{figure.id}  {figure.title}", verdict_line(figure, results.verdict), settings
+    )
+    figure.draw(body, results)
+    path = save_picture(picture, request.out / figure.name)
+    record = {
+        "id": figure.id,
+        "name": figure.name,
+        "title": figure.title,
+        "claims": list(figure.claims),
+        "statement": figure.statement,
+        "statistic": figure.statistic,
+        **asdict(results.verdict),
+        "theta": request.theta,
+        "effort": request.effort,
+        "seeds": list(runs),
+        "settings": settings,
+        "notes": figure.notes,
+        "runs": sorted({run.configuration.name for run in whole}),
+        "diverged": len(diverged),
+        "training_s": round(sum({run.configuration.name: run.seconds for run in whole}.values()), 1),
+        "drawing_s": round(time.perf_counter() - started, 1),
+        "versions": functools.reduce(operator.or_, (run.versions for run in whole), {}),
+    }
+    text = json.dumps(_without_nan(record), indent=1, ensure_ascii=False, allow_nan=False)
+    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    return results.verdict, path
+
+
+def verdict_line(figure: Reproduction, verdict: Verdict) -> str:
+    """The verdict in numbers, one line."""
+    return (
+        f"{figure.statement}: {verdict.verdict.upper()}\n{figure.statistic}: {_number(verdict.mean)} "
+        f"[{_number(verdict.low)}, {_number(verdict.high)}], threshold {verdict.threshold:g}, "
+        f"{len(verdict.values)} seeds"
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "unknown"
+
+
+def _found(configuration: Configuration, request: Request) -> Run:
+    run = find(configuration, request.runs_folder)
+    if run is None:
+        raise RunError(f"{request.runs_folder}: expected the finished run {configuration.name}, found none")
+    return run
+
+
+def _without_nan(value: object) -> object:
+    """JSON has no NaN: what is not known is null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return value

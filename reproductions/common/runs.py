@@ -1,0 +1,178 @@
+"""Finished runs: a trace named by its configuration, kept beside a record of how it was made."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastgeom
+from fastgeom import analysis
+from reproductions.common.configuration import Configuration
+
+SKETCH_WINDOW = 1
+"""Lags of the trace with stored sketches, which hold every pair of steps anyway."""
+
+
+class RunError(Exception):
+    """A kept run cannot be used; the message names its file."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        configuration: what was trained.
+        folder: where its files lie.
+        n_parameters: how many numbers were trained.
+        seconds: wall time of the training, measurements included.
+        diverged_at: the first step whose loss was not finite; None where there is none.
+        versions: of the packages that made it.
+    """
+
+    configuration: Configuration
+    folder: Path
+    n_parameters: int
+    seconds: float
+    diverged_at: int | None
+    versions: dict[str, str]
+
+    @cached_property
+    def trace(self) -> Any:
+        """The trace of every step."""
+        return self._open(trace_path(self.configuration, self.folder), self.configuration.window)
+
+    @cached_property
+    def sketches(self) -> Any:
+        """The second trace, with stored sketches; only where the configuration asks for one."""
+        return self._open(sketch_path(self.configuration, self.folder), SKETCH_WINDOW)
+
+    def _open(self, path: Path, window: int) -> Any:
+        """A trace of this run, or an error where it is not the whole of it."""
+        remedy = f"delete {record_path(self.configuration, self.folder).name} to train again"
+        try:
+            trace = fastgeom.open_trace(path)
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{path}: expected the trace of {self.configuration.title}, got: {error}: {remedy}"
+            ) from error
+        if trace.status != "finished":
+            raise RunError(f"{path}: expected a finished trace, got a {trace.status} one: {remedy}")
+        if trace.window != window:
+            raise RunError(f"{path}: expected a window of {window}, got {trace.window}: {remedy}")
+        n_rows = self.configuration.steps if self.diverged_at is None else self.diverged_at + 1
+        if len(trace) != n_rows:
+            raise RunError(f"{path}: expected {n_rows} steps, got {len(trace)}: {remedy}")
+        return trace
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """``checkpoint_steps``, ``checkpoints`` (checkpoint, parameter), ``gradients`` (step, parameter), as asked."""
+        path = arrays_path(self.configuration, self.folder)
+        if not path.is_file():
+            raise RunError(f"{path}: expected the arrays of this run, got no file: delete the run to make it again")
+        with np.load(path) as kept:
+            return dict(kept)
+
+    @cached_property
+    def end(self) -> int:
+        """Number of rows before the loss or the gradient stopped being finite: what a statistic may read."""
+        lost = ~np.isfinite(self.trace.grad_sq) | ~np.isfinite(self.trace.loss)
+        return int(np.argmax(lost)) if lost.any() else len(lost)
+
+    @property
+    def cosine(self) -> np.ndarray:
+        """c_t of every step before a divergence, shape (step,)."""
+        return self.trace.lag_cosine[: self.end, 0]
+
+    @property
+    def layer_cosine(self) -> np.ndarray:
+        """c_t of every layer and step before a divergence, shape (step, layer)."""
+        return self.trace.layer_lag_cosine[: self.end, :, 0]
+
+    def labels(self, theta: float) -> np.ndarray:
+        """Regime of every step before a divergence, shape (step,)."""
+        return analysis.classify(self.cosine, theta)
+
+    def share(self, regime: str, theta: float) -> float:
+        """Share of the steps with a known c_t that lie in a regime; NaN where a run has fewer than two such steps."""
+        known = np.isfinite(self.cosine)
+        if np.count_nonzero(known) < 2:
+            return float("nan")
+        return float(np.mean(self.labels(theta)[known] == analysis.REGIMES[regime]))
+
+
+def trace_path(configuration: Configuration, folder: Path) -> Path:
+    """Place of a run's trace."""
+    return folder / f"{configuration.name}.h5"
+
+
+def sketch_path(configuration: Configuration, folder: Path) -> Path:
+    """Place of a run's trace with stored sketches."""
+    return folder / f"{configuration.name}.sketches.h5"
+
+
+def arrays_path(configuration: Configuration, folder: Path) -> Path:
+    """Place of a run's checkpoints and gradients."""
+    return folder / f"{configuration.name}.npz"
+
+
+def record_path(configuration: Configuration, folder: Path) -> Path:
+    """Place of the record; it is written last, so that a run without one is unfinished and made again."""
+    return folder / f"{configuration.name}.json"
+
+
+@contextlib.contextmanager
+def claimed(configuration: Configuration, folder: Path) -> Iterator[None]:
+    """Hold a run, so that no second process makes it at the same time; waits while another one does."""
+    locks = folder / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / configuration.name).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def write_arrays(configuration: Configuration, folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Keep a run's arrays, whole or not at all."""
+    path = arrays_path(configuration, folder)
+    draft = path.with_suffix(".npz.part")
+    with draft.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(draft, path)
+
+
+def write_record(configuration: Configuration, folder: Path, **record: object) -> None:
+    """Say that a run is finished, and how it was made; whole or not at all."""
+    path = record_path(configuration, folder)
+    draft = path.with_suffix(".json.part")
+    draft.write_text(json.dumps({"configuration": configuration.as_dict(), **record}, indent=1) + "\n")
+    os.replace(draft, path)
+
+
+def find(configuration: Configuration, folder: Path) -> Run | None:
+    """Find a kept run; None where it was never finished.
+
+    Raises:
+        RunError: its record is unreadable, or that of another configuration.
+    """
+    path = record_path(configuration, folder)
+    try:
+        record = json.loads(path.read_text())
+        kept = record.pop("configuration")
+        run = Run(configuration, folder, **record)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path}: expected the record of a run, got none ({error}): delete it to train again") from error
+    if kept != json.loads(json.dumps(configuration.as_dict())):
+        raise RunError(f"{path}: expected the record of {configuration.title}, got another's: delete it to train again")
+    return run

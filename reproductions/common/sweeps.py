@@ -1,0 +1,115 @@
+"""Scale sweeps at chosen points of a finished run: the gradient along minus the gradient, near and far."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+import fastgeom
+from fastgeom import analysis
+from reproductions.common.configuration import Configuration
+from reproductions.common.data import load
+from reproductions.common.descent import add_full_batch_gradient
+from reproductions.common.models import build
+from reproductions.common.runs import Run, find
+from reproductions.common.training import one_thread, put_parameters
+
+SCALES = np.logspace(-3, 2, 26)
+"""In units of the learning rate: five a decade."""
+
+POINTS = 3
+"""At most so many of each regime."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A sweep at one point of a run.
+
+    Attributes:
+        step: of the point; regime: ``"smooth"`` or ``"zigzag"``.
+        cosine: cos(g(x), g(x - s g)), shape (scale,).
+        curvature: along g, at the smallest scale that float32 resolves well (a hundredth of the learning rate).
+        crossing: first scale at which the cosine crosses zero, in units of the learning rate; inf where it does
+            not.
+    """
+
+    step: int
+    regime: str
+    cosine: np.ndarray
+    curvature: float
+    crossing: float
+
+
+def sweeps(run: Run, theta: float) -> tuple[Point, ...]:
+    """Sweep at points of a run with checkpoints; made once for each run and threshold."""
+    return _sweeps(run.configuration, run.folder, theta)
+
+
+def choose(labels: np.ndarray, checkpoint_steps: np.ndarray, count: int = POINTS) -> list[tuple[int, int, str]]:
+    """Choose checkpoints: (number of the checkpoint, step, regime).
+
+    Smooth ones are spread over the longest smooth stretch that has any, zigzag ones over all zigzag stretches, which
+    can be short. A step counts where its label and the next one's are of the regime.
+    """
+    both = np.where(labels[1:] == labels[:-1], labels[1:], analysis.MIXED)
+    inside = checkpoint_steps < len(both)
+    of_checkpoint = np.where(inside, both[np.where(inside, checkpoint_steps, 0)] if len(both) else 0, analysis.MIXED)
+    stretches = [part for part in analysis.runs(both) if part.label == analysis.SMOOTH]
+    smooth: np.ndarray = np.zeros(0, np.int64)
+    for part in sorted(stretches, key=lambda part: -part.length):
+        smooth = np.flatnonzero((checkpoint_steps >= part.start) & (checkpoint_steps < part.stop))
+        if len(smooth):
+            break
+    zigzag = np.flatnonzero(of_checkpoint == analysis.ZIGZAG)
+    chosen = []
+    for regime, found in (("smooth", smooth), ("zigzag", zigzag)):
+        # the middles of as many equal parts as there are points
+        places = ((np.arange(min(count, len(found))) + 0.5) / max(1, min(count, len(found))) * len(found)).astype(int)
+        chosen += [(int(k), int(checkpoint_steps[k]), regime) for k in found[places]]
+    return chosen
+
+
+def first_crossing(scales: np.ndarray, cosine: np.ndarray) -> float:
+    """Where the cosine first falls below 0, interpolated over the logarithm of the scale; inf where it does not.
+
+    The smallest scale where it is below 0 there already.
+    """
+    below = np.flatnonzero(cosine < 0)
+    if not len(below):
+        return float("inf")
+    after = int(below[0])
+    if after == 0 or not np.isfinite(cosine[after - 1]):
+        return float(scales[after])
+    before = after - 1
+    part = cosine[before] / (cosine[before] - cosine[after])
+    return float(scales[before] * (scales[after] / scales[before]) ** part)
+
+
+@functools.cache
+def _sweeps(configuration: Configuration, folder: Path, theta: float) -> tuple[Point, ...]:
+    run = find(configuration, folder)
+    assert run is not None
+    points = choose(run.labels(theta), run.arrays["checkpoint_steps"])
+    if not points:
+        return ()
+    examples = load(configuration.data, configuration.n_examples).to(configuration.device)
+    model = build(configuration.network, examples, configuration.seed).to(configuration.device)
+
+    def closure() -> Tensor:
+        model.zero_grad()
+        return add_full_batch_gradient(model, examples, configuration.loss, configuration.micro_batch)
+
+    found = []
+    with one_thread():
+        for number, step, regime in tqdm(points, unit=" points", desc=f"sweeps, {configuration.title}", leave=False):
+            put_parameters(model, run.arrays["checkpoints"][number])
+            sweep = fastgeom.scale_sweep(closure, model.parameters(), configuration.lr * SCALES)
+            cosine, curvature = sweep.cosine.cpu().numpy(), sweep.curvature.cpu().numpy()
+            near = int(np.argmin(abs(SCALES - 0.01)))
+            found.append(Point(step, regime, cosine, float(curvature[near]), first_crossing(SCALES, cosine)))
+    return tuple(found)

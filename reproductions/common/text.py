@@ -1,0 +1,35 @@
+"""Where text comes from: the documentation of the language that ships with Python itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+N_SYMBOLS = 64
+CONTEXT = 32
+
+
+def help_topics(context: int = CONTEXT) -> tuple[np.ndarray, np.ndarray]:
+    """Cut what Python's ``help`` knows of the language into sequences that touch and do not overlap.
+
+    ``pydoc_data.topics`` holds about 465,000 characters of English and of examples; its topics are joined in the order
+    of their names. The commonest 63 characters are symbols 1 to 63 and all rarer ones (0.6 %) are symbol 0, so that a
+    network has the same shape whatever the text.
+
+    **The text differs between versions of Python**, and the losses with it: compare statistics.
+
+    Args:
+        context: characters a sequence.
+
+    Returns:
+        inputs, targets: int64, both (n, context); ``targets[i, j]`` is the character after ``inputs[i, j]``.
+    """
+    from pydoc_data.topics import topics
+
+    text = "".join(topics[name] for name in sorted(topics))
+    commonest = sorted(Counter(text).items(), key=lambda item: (-item[1], item[0]))[: N_SYMBOLS - 1]
+    symbol = {character: number for number, (character, _) in enumerate(commonest, start=1)}
+    symbols = np.array([symbol.get(character, 0) for character in text], np.int64)
+    n = (len(symbols) - 1) // context
+    return symbols[: n * context].reshape(n, context), symbols[1 : n * context + 1].reshape(n, context)

@@ -1,0 +1,219 @@
+"""One run: a network trained as its configuration says, measured at every step, kept under its name."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import ArpackError
+from torch import Tensor, nn
+
+import fastgeom
+from fastgeom import analysis
+from reproductions.common.batches import BatchProbes, batches
+from reproductions.common.configuration import Configuration, Restart
+from reproductions.common.data import Examples, load
+from reproductions.common.descent import add_batch_gradient, add_full_batch_gradient, loss_pieces
+from reproductions.common.models import build
+from reproductions.common.runs import (
+    SKETCH_WINDOW,
+    Run,
+    RunError,
+    claimed,
+    find,
+    sketch_path,
+    trace_path,
+    write_arrays,
+    write_record,
+)
+from reproductions.common.sharpness import sharpness
+
+MOMENTUM = 0.9
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "gd": torch.optim.SGD,
+    "momentum": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM),
+    "adam": torch.optim.Adam,
+}
+SKETCH_SIZE = 2**18
+
+Report = Callable[[int, str], object]
+"""Called after each step with the number of steps done and a line on how it goes."""
+
+
+def train(configuration: Configuration, folder: Path, report: Report) -> None:
+    """Make a run: trace, record and whatever arrays the configuration asks for.
+
+    One thread computes, so that the numbers do not hang on how many cores a machine has, and several runs share them.
+
+    Raises:
+        DataNotFoundError: the data set is not there.
+        RunError: the run that this one restarts from is missing.
+        OSError: a file cannot be written; another process is making this very run.
+    """
+    with claimed(configuration, folder):
+        if find(configuration, folder) is None:  # another process may have made it in the meantime
+            _train(configuration, folder, report)
+
+
+def _train(configuration: Configuration, folder: Path, report: Report) -> None:
+    started = time.perf_counter()
+    with one_thread():
+        examples = load(configuration.data, configuration.n_examples).to(configuration.device)
+        model = build(configuration.network, examples, configuration.seed).to(configuration.device)
+        if configuration.restart is not None:
+            put_parameters(model, restart_point(configuration.restart, folder))
+        kept = _Kept(configuration, list(model.parameters()))
+        diverged_at = _descend(configuration, folder, model, examples, kept=kept, report=report)
+    if kept.arrays():
+        write_arrays(configuration, folder, kept.arrays())
+    write_record(
+        configuration,
+        folder,
+        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        seconds=round(time.perf_counter() - started, 2),
+        diverged_at=diverged_at,
+        versions={name: metadata.version(name) for name in ("torch", "numpy", "numba")}
+        | {"fastgeom": fastgeom.__version__, "python": platform.python_version()},
+    )
+
+
+def _descend(
+    configuration: Configuration, folder: Path, model: nn.Module, examples: Examples, *, kept: _Kept, report: Report
+) -> int | None:
+    """Train, measured at every step; the first step whose loss was not finite, if there was one."""
+    optimizer = OPTIMISERS[configuration.optimiser](model.parameters(), lr=configuration.lr)
+    rows = batches(len(examples), configuration.batch, configuration.seed)
+    probes = BatchProbes(model, examples, configuration.loss) if configuration.batch_probes else None
+    start_vector: np.ndarray | None = None
+    with contextlib.ExitStack() as stack:
+        probe, *others = [stack.enter_context(made) for made in _probes(configuration, folder, model)]
+        for step in range(configuration.steps):
+            scalars: dict[str, float | Tensor] = {"lr": configuration.lr}
+            kept.before(step)
+            if configuration.sharpness_every is not None:
+                scalars["sharpness"] = float("nan")
+                if step % configuration.sharpness_every == 0:
+                    with contextlib.suppress(ArpackError):  # the Hessian of a run that diverges is not finite
+                        scalars["sharpness"], start_vector = sharpness(
+                            list(model.parameters()),
+                            lambda: loss_pieces(model, examples, configuration.loss, configuration.micro_batch),
+                            start_vector,
+                        )
+            chosen = next(rows)
+            if probes is not None:
+                loss = probes.add_gradient(chosen, scalars)
+            elif chosen is None:
+                loss = add_full_batch_gradient(model, examples, configuration.loss, configuration.micro_batch)
+            else:
+                loss = add_batch_gradient(model, examples, chosen, configuration.loss)
+            statistics = probe.step(loss=loss, **scalars)
+            for other in others:
+                other.step(loss=loss)
+            kept.after()
+            optimizer.step()
+            optimizer.zero_grad()
+            report(step + 1, f"loss {loss:.4f}, c {statistics.lag_cosine[0]:+.3f}")
+            if not loss.isfinite():
+                return step
+    return None
+
+
+def _probes(configuration: Configuration, folder: Path, model: nn.Module) -> Iterator[fastgeom.Probe]:
+    yield fastgeom.Probe(
+        model,
+        window=configuration.window,
+        history=fastgeom.Exact(),
+        trace=trace_path(configuration, folder),
+        trace_mode="w",
+        track_updates=True,
+    )
+    if configuration.sketch is not None:
+        yield fastgeom.Probe(
+            model,
+            window=SKETCH_WINDOW,
+            history=fastgeom.Sketch(SKETCH_SIZE, record=configuration.sketch),
+            trace=sketch_path(configuration, folder),
+            trace_mode="w",
+        )
+
+
+class _Kept:
+    """Parameters of some steps and gradients of all, where the configuration asks for them."""
+
+    def __init__(self, configuration: Configuration, parameters: list[nn.Parameter]) -> None:
+        self.every = configuration.checkpoint_every
+        self.keep_gradients = configuration.keep_gradients
+        self.parameters = parameters
+        self.steps: list[int] = []
+        self.checkpoints: list[np.ndarray] = []
+        self.gradients: list[np.ndarray] = []
+
+    def before(self, step: int) -> None:
+        if self.every is not None and step % self.every == 0:
+            self.steps.append(step)
+            self.checkpoints.append(flatten(self.parameters))
+
+    def after(self) -> None:
+        if self.keep_gradients:
+            self.gradients.append(flatten([parameter.grad for parameter in self.parameters]))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What was kept, under the names that ``Run.arrays`` gives it."""
+        kept: dict[str, np.ndarray] = {}
+        if self.every is not None:
+            kept |= {"checkpoint_steps": np.asarray(self.steps), "checkpoints": np.stack(self.checkpoints)}
+        if self.keep_gradients:
+            kept["gradients"] = np.stack(self.gradients)
+        return kept
+
+
+def flatten(tensors: list[Any]) -> np.ndarray:
+    """All numbers of a list of tensors in one float32 array."""
+    return np.concatenate([tensor.detach().cpu().reshape(-1).numpy() for tensor in tensors])
+
+
+def put_parameters(model: nn.Module, values: np.ndarray) -> None:
+    """Set all parameters of a network to what ``flatten`` made of them."""
+    start = 0
+    with torch.no_grad():
+        for parameter in model.parameters():
+            piece = torch.from_numpy(values[start : start + parameter.numel()])
+            parameter.copy_(piece.reshape(parameter.shape))
+            start += parameter.numel()
+
+
+def restart_point(restart: Restart, folder: Path) -> np.ndarray:
+    """The parameters that a restarted run begins with, as ``Restart`` defines them."""
+    parent = find(restart.parent, folder)
+    if parent is None:
+        raise RunError(f"{trace_path(restart.parent, folder)}: expected the finished run to restart from, got none")
+    return parent.arrays["checkpoints"][restart_index(restart, parent)]
+
+
+def restart_index(restart: Restart, parent: Run) -> int:
+    """Which checkpoint of the parent that is."""
+    steps = parent.arrays["checkpoint_steps"]
+    stretches = [part for part in analysis.runs(parent.labels(restart.theta)) if part.label == analysis.ZIGZAG]
+    for stretch in sorted(stretches, key=lambda part: -part.length):
+        inside = np.flatnonzero((steps >= stretch.start) & (steps < stretch.stop))
+        if len(inside):
+            return int(inside[len(inside) // 2])
+    return int(np.flatnonzero(steps < max(parent.end, 1))[-1])
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, and with as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,73 @@
+"""What the seeds together say of a claim: supported, not supported, or undecided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+CONFIDENCE = 0.95
+POWER = 0.8
+MIN_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A statistic over seeds against a threshold that was set before.
+
+    Attributes:
+        values: one a seed, NaN where a run was too short for it.
+        threshold: the claim says that the statistic's mean is at least this.
+        mean, low, high: mean over the seeds that have the statistic and its two-sided 95 % interval; NaN without one.
+        verdict: one of the three.
+        reason: why, in words.
+        detectable: the smallest distance of the mean from the threshold that so many seeds with this spread would have
+            decided in four runs of five; NaN without an interval.
+    """
+
+    values: tuple[float, ...]
+    threshold: float
+    mean: float
+    low: float
+    high: float
+    verdict: str
+    reason: str
+    detectable: float
+
+
+def judge(values: Sequence[float], threshold: float) -> Verdict:
+    r"""Decide whether the mean of a statistic over seeds is at least ``threshold``.
+
+    $$ \bar v \pm t_{0.975,\,n-1}\, s / \sqrt{n} $$
+
+    is the interval (Student's; seeds are independent). *Supported*: all of it lies at or above the threshold; *not
+    supported*: all of it lies below; *undecided*: it holds the threshold, or fewer than five seeds have a value.
+
+    Args:
+        values: one a seed; NaN where a run has no such statistic.
+        threshold: finite.
+    """
+    known = np.asarray([value for value in values if math.isfinite(value)])
+    n = len(known)
+    mean = low = high = detectable = math.nan
+    if n >= 1:
+        mean = float(known.mean())
+    if n >= 2:
+        error = float(known.std(ddof=1)) / math.sqrt(n)
+        half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * error
+        low, high = mean - half, mean + half
+        detectable = half + float(stats.t.ppf(POWER, n - 1)) * error
+    if n < MIN_SEEDS:
+        verdict, reason = UNDECIDED, f"{n} of {len(values)} seeds have the statistic; a verdict takes {MIN_SEEDS}"
+    elif low >= threshold:
+        verdict, reason = SUPPORTED, "the whole interval lies at or above the threshold"
+    elif high < threshold:
+        verdict, reason = NOT_SUPPORTED, "the whole interval lies below the threshold"
+    else:
+        verdict = UNDECIDED
+        reason = f"the interval holds the threshold; a distance of {detectable:.2g} from it would have shown"
+    return Verdict(tuple(map(float, values)), threshold, mean, low, high, verdict, reason, detectable)

@@ -1,0 +1,187 @@
+"""P4: zigzag is not a matter of one learning rate.
+
+A convolutional network is trained by plain full-batch gradient descent at rates that differ by factors of two, each for
+as many steps as make eta x steps, the time of the gradient flow that they follow, the same; once with cross-entropy,
+once with the squared error, whose sharpness does not fall again when all examples are learned. Zigzag counts at a rate
+where it holds at least 5 % of the steps of a run that learns: its loss has at least halved at the end. The statistic of
+a seed is how far apart the ends of the longest row of neighbouring such rates lie, in decades, averaged over the two
+losses; 0 where there is none.
+
+The predicted range is that of the edge of stability: rates with 2 / eta below the largest sharpness (Hessian
+eigenvalue) along the run of the smallest rate, which stands for the gradient flow.
+
+    python reproductions/p4_learning_rates.py
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
+
+from fastgeom import analysis, figures
+from reproductions.common.caption import LOSSES
+from reproductions.common.command import main
+from reproductions.common.configuration import Configuration
+from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.runs import Run
+from reproductions.common.settings import reference
+from reproductions.common.spread import known_mean, plot_seeds, say
+
+RATES: dict[Effort, tuple[float, ...]] = {
+    "quick": (0.05, 0.1, 0.2),
+    "default": (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2),
+    "full": (0.01, 0.02, 0.04, 0.08, 0.16, 0.32),
+}
+TIME: dict[Effort, float] = {"quick": 1.5, "default": 80.0, "full": 20.0}
+"""Rate times steps."""
+
+N_EXAMPLES = 300
+LEAST = 0.05
+"""Share of zigzag steps from which on a rate counts."""
+
+SHARPNESS_EVERY = 40
+SHADE = {"facecolor": "#E9E9E9", "edgecolor": "#BDBDBD", "hatch": "\\\\\\", "linewidth": 0, "zorder": 0}
+
+
+def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
+    """One run a loss and rate; the sharpness is measured along that of the smallest rate."""
+    changes = {"n_examples": N_EXAMPLES} if effort == "default" else {}
+    rates = RATES[effort]
+    return {
+        f"{loss} {rate:g}": reference(
+            effort,
+            seed,
+            "cnn",
+            "digits",
+            lr=rate,
+            steps=round(TIME[effort] / rate),
+            loss=loss,
+            sharpness_every=SHARPNESS_EVERY if rate == rates[0] else None,
+            **changes,
+        )
+        for loss in LOSSES
+        for rate in rates
+    }
+
+
+def of_loss(runs: Runs, loss: str) -> list[Run]:
+    """The runs with one loss, the smallest rate first."""
+    return sorted((r for r in runs.values() if r.configuration.loss == loss), key=lambda r: r.configuration.lr)
+
+
+def decades(runs: list[Run], theta: float) -> float:
+    """Decades that the longest row of rates with zigzag spans; 0 without one, NaN where all runs are too short."""
+    shares = [run.share("zigzag", theta) for run in runs]
+    if not any(map(math.isfinite, shares)):
+        return math.nan
+    counts = [share >= LEAST and learns(run) for run, share in zip(runs, shares, strict=True)]
+    rows = [row for row in analysis.runs(counts) if row.label]
+    return max((math.log10(runs[row.stop - 1].configuration.lr / runs[row.start].configuration.lr) for row in rows),
+               default=0.0)  # fmt: skip
+
+
+def learns(run: Run) -> bool:
+    """Whether the loss has at least halved at the end."""
+    return bool(final_loss(run) <= run.trace.loss[0] / 2)
+
+
+def measure(runs: Runs, theta: float) -> float:
+    """Decades of learning rate over which zigzag appears, mean of the two losses."""
+    return float(np.mean([decades(of_loss(runs, loss), theta) for loss in LOSSES]))
+
+
+def largest_sharpness(run: Run) -> float:
+    """The largest Hessian eigenvalue along a run; NaN where none was measured."""
+    values = run.trace["sharpness"][: run.end]
+    return float(max(values[np.isfinite(values)], default=math.nan))
+
+
+def final_loss(run: Run) -> float:
+    """The last loss of a run; NaN where it diverged."""
+    return float(run.trace.loss[-1]) if run.diverged_at is None else math.nan
+
+
+def draw(figure: SubFigure, results: Results) -> None:
+    """Shares above, the loss at the end below, one column a loss."""
+    panels = figure.subplots(2, len(LOSSES), sharex="col", sharey="row", height_ratios=(3, 2))
+    for column, (loss, name) in zip(panels.T, LOSSES.items(), strict=True):
+        sweeps = [of_loss(runs, loss) for runs in results.runs.values()]
+        _draw_shares(column[0], sweeps, results.theta)
+        column[0].set_title(f"Share of the steps, {name}")
+        _draw_losses(column[1], sweeps)
+        column[1].set_title(f"Loss at the end, {name}; equal $\\eta\\,T$ for all rates")
+    panels[0, 0].set_ylabel("share of the steps")
+    panels[1, 0].set_ylabel("loss $f_T$")
+    handles = {}
+    for axes in panels.flat:
+        drawn, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, drawn, strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+
+
+def _draw_shares(axes: Axes, sweeps: list[list[Run]], theta: float) -> None:
+    rates = [run.configuration.lr for run in sweeps[0]]
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(rates, [f"{rate:.3g}" for rate in rates])
+    axes.set_xlim(rates[0] / 1.5, rates[-1] * 1.5)
+    axes.set_ylim(-0.03, 1.03)
+    _shade_prediction(axes, sweeps)
+    negative = [[float(known_mean(np.where(np.isfinite(r.cosine), r.cosine < 0, np.nan))) for r in s] for s in sweeps]
+    zigzag = [[run.share("zigzag", theta) for run in sweep] for sweep in sweeps]
+    zigzag_label = rf"zigzag: $c_t < -{theta:g}$"
+    plot_seeds(axes, rates, negative, figures.CYCLE[0], label="oscillating: $c_t < 0$", shift=1.06)
+    if not plot_seeds(axes, rates, zigzag, figures.CYCLE[1], label=zigzag_label, shift=1 / 1.06):
+        say(axes, "too short: no two adjacent steps measured")
+    axes.axhline(LEAST, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)), label=f"{LEAST:.0%}: zigzag counts")
+
+
+def _shade_prediction(axes: Axes, sweeps: list[list[Run]]) -> None:
+    largest = float(known_mean([largest_sharpness(sweep[0]) for sweep in sweeps]))
+    edge = 2 / largest if largest > 0 else math.inf
+    low, high = axes.get_xlim()
+    if edge < high:
+        axes.axvspan(max(edge, low), high, **SHADE, label=r"predicted: $2/\eta <$ largest sharpness $\lambda$")
+        axes.axvline(max(edge, low), color=figures.GREY, linewidth=1)
+
+
+def _draw_losses(axes: Axes, sweeps: list[list[Run]]) -> None:
+    rates = [run.configuration.lr for run in sweeps[0]]
+    losses = [[final_loss(run) for run in sweep] for sweep in sweeps]
+    axes.set_xlabel(r"learning rate $\eta$")
+    if plot_seeds(axes, rates, losses, figures.CYCLE[2], label="loss at the end") and np.nanmin(losses) > 0:
+        axes.set_yscale("log")
+    diverged = [run.configuration.lr for sweep in sweeps for run in sweep if run.diverged_at is not None]
+    if diverged:
+        axes.plot(diverged, [0.94] * len(diverged), "x", transform=axes.get_xaxis_transform(), color=figures.INK,
+                  label="diverged")  # fmt: skip
+
+
+FIGURE = Reproduction(
+    name="p4_learning_rates",
+    title="Zigzag over a range of learning rates",
+    claims=(2,),
+    statement="Zigzag holds at least 5 % of the steps over at least one decade of learning rates",
+    statistic="decades of neighbouring rates at which the loss halves and zigzag holds 5 %, mean of the losses",
+    threshold=1.0,
+    plan=plan,
+    measure=measure,
+    draw=draw,
+    size=(10.0, 8.0),
+    notes=(
+        "Lines are means over seeds, bands their range, points single seeds. The rates differ by factors of two, so "
+        "that the statistic moves in steps of 0.15. The shaded range is predicted from the run of the smallest rate, "
+        "mean over seeds; it has no upper end, because the second-order picture behind it says nothing of rates at "
+        "which a step leaves the region. A wide range of rates with zigzag is what a fractal landscape would show, and "
+        "what the edge of stability predicts as well: P5 and P10 tell them apart, this figure does not."
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(FIGURE))

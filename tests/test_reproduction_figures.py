@@ -1,0 +1,85 @@
+"""Every script with --quick, as a user runs it: runs, verdict, picture, and the same picture again from kept runs."""
+
+import importlib
+import json
+import math
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from reproductions.__main__ import NAMES
+from reproductions.common import pool
+from reproductions.common.command import main
+from reproductions.common.page import CLAIMS
+from reproductions.common.reproduction import Reproduction
+
+IDS = [*(f"P{n}" for n in range(1, 11)), *(f"A{n}" for n in range(1, 5)), "B1"]
+
+
+def figure_of(name: str) -> Reproduction:
+    return importlib.import_module(f"reproductions.{name}").FIGURE
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs of all figures lie, so that they share them here too."""
+    return tmp_path_factory.mktemp("figures")
+
+
+def test_every_figure_has_one_script(checkout: Path) -> None:
+    assert [figure_of(name).id for name in NAMES] == IDS
+    scripts = {path.stem for path in (checkout / "reproductions").glob("*.py") if re.match(r"[pab]\d+_", path.name)}
+    assert scripts == set(NAMES)
+    assert {claim for name in NAMES for claim in figure_of(name).claims} == set(CLAIMS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_quick(name: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = figure_of(name)
+    assert figure.name == name
+    arguments = ["--quick", "--runs", str(folder)]
+    assert main(figure, arguments) == 0
+    printed = capsys.readouterr().out
+    assert figure.statement in printed and str(folder / f"{name}.png") in printed
+
+    assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    drawing = (folder / f"{name}.svg").read_text(encoding="utf-8")
+    words = " ".join(" ".join(ElementTree.fromstring(drawing).itertext()).split())
+    for part in ("settings are ours", "seeds 10 to 11", "η", figure.title):
+        assert part in words, f"{part!r} is not on the picture"
+
+    record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    assert record["id"] == figure.id and record["effort"] == "quick" and record["seeds"] == [10, 11]
+    assert record["verdict"] == "undecided" and "a verdict takes 5" in record["reason"], "two seeds decide nothing"
+    assert len(record["values"]) == 2 and record["threshold"] == figure.threshold
+    assert all(value is None or math.isfinite(value) for value in record["values"])
+    assert all((folder / f"{run}.h5").is_file() for run in record["runs"])
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a kept run was made again")
+
+    monkeypatch.setattr(pool, "train", refuse)
+    assert main(figure, arguments) == 0
+    assert (folder / f"{name}.svg").read_text(encoding="utf-8") == drawing, "the same runs, another picture"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plans_are_whole_at_every_effort(name: str) -> None:
+    figure = figure_of(name)
+    for effort in ("quick", "default", "full"):
+        first, second = figure.plan(effort, 10), figure.plan(effort, 11)
+        assert list(first) == list(second) and first
+        assert not {c.name for c in first.values()} & {c.name for c in second.values()}
+        assert {c.device for c in first.values()} == {"cuda" if effort == "full" else "cpu"}
+        if effort == "full":
+            networks = {"resnet", "resnet-bn", "plain", "plain-bn"} if figure.id == "P8" else {"resnet18", "vgg11"}
+            assert {c.data for c in first.values()} == {"cifar10"} and {c.network for c in first.values()} <= networks
+    assert figure.seeds["default"] >= 5 and figure.seeds["full"] >= 5
+
+
+def test_default_plans_share_runs() -> None:
+    """All figures take far fewer runs than each by itself."""
+    names = [c.name for name in NAMES for c in figure_of(name).plan("default", 10).values()]
+    assert len(set(names)) < 0.8 * len(names)
