@@ -46,6 +46,9 @@ N_EXAMPLES = 300
 LEAST = 0.05
 """Share of zigzag steps from which on a rate counts."""
 
+BLOWN_UP = 100
+"""A final loss so many times the first is no loss to draw."""
+
 SHARPNESS_EVERY = 40
 SHADE = {"facecolor": "#E9E9E9", "edgecolor": "#BDBDBD", "hatch": "\\\\\\", "linewidth": 0, "zorder": 0}
 
@@ -104,8 +107,9 @@ def largest_sharpness(run: Run) -> float:
 
 
 def final_loss(run: Run) -> float:
-    """The last loss of a run; NaN where it diverged."""
-    return float(run.trace.loss[-1]) if run.diverged_at is None else math.nan
+    """The last loss of a run; NaN where it diverged, to infinity or to a hundred times the first loss."""
+    first, last = run.trace.loss[[0, -1]]
+    return float(last) if run.diverged_at is None and last < BLOWN_UP * first else math.nan
 
 
 def draw(figure: SubFigure, results: Results) -> None:
@@ -157,10 +161,10 @@ def _draw_losses(axes: Axes, sweeps: list[list[Run]]) -> None:
     axes.set_xlabel(r"learning rate $\eta$")
     if plot_seeds(axes, rates, losses, figures.CYCLE[2], label="loss at the end") and np.nanmin(losses) > 0:
         axes.set_yscale("log")
-    diverged = [run.configuration.lr for sweep in sweeps for run in sweep if run.diverged_at is not None]
+    diverged = [run.configuration.lr for sweep in sweeps for run in sweep if math.isnan(final_loss(run))]
     if diverged:
         axes.plot(diverged, [0.94] * len(diverged), "x", transform=axes.get_xaxis_transform(), color=figures.INK,
-                  label="diverged")  # fmt: skip
+                  label=f"diverged, to {BLOWN_UP} times the first loss or more")  # fmt: skip
 
 
 FIGURE = Reproduction(

@@ -85,10 +85,15 @@ def early_share(labels: np.ndarray) -> float:
     return float(np.mean(first == analysis.ZIGZAG)) if len(first) > 1 else math.nan
 
 
+def zigzagged(parent: Run, theta: float) -> bool:
+    """Whether a parent has a zigzag point for its restarts to begin at."""
+    return bool((parent.labels(theta) == analysis.ZIGZAG).any())
+
+
 def goes_on(parent: Run, theta: float) -> float:
-    """The same share of the parent, which goes on at its own rate; NaN where it never zigzagged."""
+    """The same share of the parent, which goes on at its own rate; NaN where it never zigzagged or ends there."""
     labels = parent.labels(theta)
-    if not (labels == analysis.ZIGZAG).any():
+    if not zigzagged(parent, theta):
         return math.nan
     start = parent.arrays["checkpoint_steps"][restart_index(Restart(parent.configuration, theta), parent)]
     return early_share(labels[start:])
@@ -100,7 +105,7 @@ def octaves(runs: Runs, loss: str, theta: float) -> float:
     NaN where the parent never zigzagged, so that no restart begins at a zigzag point, and where all are too short.
     """
     shares = [early_share(run.labels(theta)) for run in restarts(runs, loss)]
-    if math.isnan(goes_on(runs[key(loss, 1)], theta)) or not any(map(math.isfinite, shares)):
+    if not zigzagged(runs[key(loss, 1)], theta) or not any(map(math.isfinite, shares)):
         return math.nan
     return max((math.log2(d) for d, share in zip(DIVISIONS, shares, strict=True) if share >= LEAST), default=0.0)
 

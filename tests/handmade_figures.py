@@ -1,10 +1,14 @@
 """One seed's runs of every figure, made by hand, and the statistic that they must give."""
 
+import importlib
 import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
+from reproductions.__main__ import NAMES
 from reproductions.common.runs import Run
 from tests.handmade_runs import made, walk
 from tests.trajectories import rotation
@@ -18,6 +22,33 @@ HARD, SOFT = 12 / LR, 1.8 / LR
 EXACTLY_5, BELOW_5 = "zz" + "s" * 38, "zz" + "s" * 39
 EXACTLY_2, BELOW_2 = "zz" + "s" * 98, "zz" + "s" * 99
 """Turns of which zigzag is 1/20 and 1/50, and a little less."""
+
+HALF_AT_ONCE, LESS_AT_ONCE = "m" * 10 + "z" * 10 + "m" * 20, "m" * 11 + "z" * 29
+"""Turns of which zigzag is a half of the first twenty, and a little less, though more of all."""
+
+IMPLIED = 0.5 * math.log2(1.9 / 0.1)
+"""Octaves that P7's labels imply at a threshold of 0.9."""
+
+
+class Line(nn.Module):
+    """P10's network of one parameter, at 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.ones(1))
+
+
+def add_quadratic_gradient(model: Line, *_: object) -> Tensor:
+    """A parabola, HARD at x > 0 and SOFT below."""
+    loss = (torch.where(model.x > 0, HARD, SOFT) * model.x**2 / 2).sum()
+    loss.backward()
+    return loss.detach()
+
+
+def measured(figure_id: str, runs: Runs, theta: float = 0.9) -> float:
+    """The statistic of a figure."""
+    (name,) = (name for name in NAMES if name.startswith(f"{figure_id.lower()}_"))
+    return importlib.import_module(f"reproductions.{name}").FIGURE.measure(runs, theta)
 
 
 def turning(*turns: str, **changes: object) -> Run:
@@ -37,18 +68,26 @@ def rotating(smooth: float, zigzag: float) -> Run:
     return made(np.concatenate([rotation(smooth, 40), rotation(math.pi + zigzag, 40)]))
 
 
-def by_loss_and_rate(turns: dict[tuple[str, float], str]) -> Runs:
-    return {f"{loss} {lr}": turning(word, loss=loss, lr=lr) for (loss, lr), word in turns.items()}
-
-
-def restarts(**turns: tuple[str, str, str, str]) -> Runs:
-    """A loss's runs after the rate was divided by 1.5, 2, 4 and 10."""
-    divisions = ("1.5", "2", "4", "10")
+def by_loss_and_rate(turns: Mapping[tuple[str, float], str], final: Mapping[tuple[str, float], float] = {}) -> Runs:
+    """Runs whose loss falls from 2 to 1, by just as much as a run must learn, unless ``final`` says where it ends."""
     return {
-        f"{loss.replace('_', '-')}, rate / {d}": turning(word)
-        for loss, words in turns.items()
-        for d, word in zip(divisions, words, strict=True)
+        f"{key[0]} {key[1]}": turning(
+            word, loss=key[0], lr=key[1], losses=np.linspace(2.0, final.get(key, 1.0), len(word) + 1)
+        )
+        for key, word in turns.items()
     }
+
+
+def restarts(**turns: tuple[str, str, str, str, str]) -> Runs:
+    """A loss's parent, kept at every other step but the last two, and its runs at the rate over 1.5, 2, 4, 10."""
+    runs = {}
+    for loss, (parent, *words) in turns.items():
+        steps = np.arange(0, len(parent) - 1, 2)
+        arrays = {"checkpoint_steps": steps, "checkpoints": np.zeros((len(steps), 2), np.float32)}
+        made_of_loss = [turning(parent, arrays=arrays), *map(turning, words)]
+        name = loss.replace("_", "-")
+        runs |= {f"{name}, rate / {d}": run for d, run in zip(("1", "1.5", "2", "4", "10"), made_of_loss, strict=True)}
+    return runs
 
 
 def losing(smoothness: list[float], losses: list[float], *, network: str) -> Run:
@@ -89,10 +128,10 @@ def swept(*positions: float) -> Runs:
     return {"run": made(walk(turns), arrays=arrays, lr=LR)}
 
 
-def oscillating_at(time: float, zigzag: int = 11) -> Run:
-    """A run of 100 steps whose eleven zigzag steps lie around ``time`` of it."""
+def oscillating_at(time: float, count: int = 11) -> Run:
+    """A run of 100 steps of which eleven, around ``time`` of it, oscillate, and too little for zigzag."""
     before = round(100 * time) - 6
-    return turning("m" * before + "z" * zigzag + "m" * (99 - before - zigzag), steps=100)
+    return turning("s" * before + "w" * count + "s" * (99 - before - count), steps=100)
 
 
 def twice(first: tuple[float, ...], again: tuple[float, ...]) -> Runs:
@@ -118,16 +157,26 @@ def p3() -> tuple[Runs, float]:
 
 
 def p4() -> tuple[Runs, float]:
-    """Cross-entropy: a decade from 0.1 to 1, whatever lies between and beyond; squared error: one rate and no range."""
-    cross_entropy = {1.0: "z" * 40, 0.01: BELOW_5, 0.4: "s" * 40, 0.1: EXACTLY_5, 2.0: "m" * 40}
-    squared = {0.1: BELOW_5, 0.4: "z" * 40}
+    """Cross-entropy: a row over the decade from 0.1 to 1, beside one of more rates and less width.
+
+    Squared error: rates that do not neighbour, and one whose loss did not halve.
+    """
+    cross_entropy = {
+        **{1.0: "z" * 40, 0.1: EXACTLY_5, 2.0: "m" * 40},
+        **{0.013: "z" * 9, 0.01: EXACTLY_5, 0.012: "z" * 9, 0.02: BELOW_5},
+    }
+    squared = {0.1: "z" * 40, 0.4: BELOW_5, 0.8: EXACTLY_5, 1.6: "z" * 40}
     runs = {("cross-entropy", rate): word for rate, word in cross_entropy.items()}
-    return by_loss_and_rate(runs | {("mse", rate): word for rate, word in squared.items()}), (1.0 + 0.0) / 2
+    runs |= {("mse", rate): word for rate, word in squared.items()}
+    return by_loss_and_rate(runs, final={("mse", 1.6): 1.01}), (1.0 + 0.0) / 2
 
 
 def p5() -> tuple[Runs, float]:
     """Cross-entropy: down to a fourth of the rate, 2 octaves, though not at a half; squared error: to 2/3 of it."""
-    runs = restarts(cross_entropy=("zzzz", "ssss", EXACTLY_5, BELOW_5), mse=("ssszz", "s", "m" * 40, "s" * 40))
+    runs = restarts(
+        cross_entropy=("mmzzzzmm", "zzzz", LESS_AT_ONCE, HALF_AT_ONCE, LESS_AT_ONCE),
+        mse=("zz" + "s" * 40, "mzz", "s", "m" * 40, "mmmm"),
+    )
     return runs, (2 + math.log2(1.5)) / 2
 
 
@@ -145,7 +194,7 @@ def p7() -> tuple[Runs, float]:
         "a": made(g, updates=u),
         "b": made(g, updates=calmer),
         "c": made([8, 7, 6, 5], updates=[1, 1, 1, 1]),
-    }, (2 + -1) / 2
+    }, (2 + -1) / 2 - IMPLIED
 
 
 def p8() -> tuple[Runs, float]:
@@ -164,10 +213,10 @@ def p10() -> tuple[Runs, float]:
 def a1() -> tuple[Runs, float]:
     """Times 0.2, 0.4 and 0.9 in both runs: the variance between them is (0.09 + 0.01 + 0.16) / 2.
 
-    The 0.4 of one run is the mean of two stretches, around 15.5 and 64.5 of 100.
+    The 0.4 of one run is the mean of two stretches, around 19 and 61 of 100, of single steps that oscillate.
     """
     times = (0.2, 0.4, 0.9)
-    apart = turning("m" * 10 + "z" * 10 + "m" * 39 + "z" * 10 + "m" * 30, steps=100)
+    apart = turning("s" * 9 + "ws" * 10 + "s" * 22 + "ws" * 10 + "s" * 28, steps=100)
     return {**twice(times, times), "b on digits": apart}, math.sqrt(0.26 / 2)
 
 

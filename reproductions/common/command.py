@@ -58,9 +58,7 @@ def parse(program: str, description: str, arguments: Sequence[str] | None) -> Re
     effort.add_argument("--quick", action="store_const", const="quick", dest="effort", help="seconds: does it work")
     effort.add_argument("--full", action="store_const", const="full", dest="effort",
                         help="CIFAR-10 on a CUDA card; FASTGEOM_DATA names the data")  # fmt: skip
-    parser.add_argument(
-        "--seeds", type=positive_integer, metavar="N", help="number of seeds (default: 8; quick: 2; full: 5)"
-    )
+    parser.add_argument("--seeds", type=positive_integer, metavar="N", help="number of seeds (default: 5; quick: 2)")
     parser.add_argument("--first-seed", type=seed_number, default=FIRST_SEED, metavar="N",
                         help="the seeds are this one and those after it (default: %(default)s)")  # fmt: skip
     parser.add_argument("--theta", type=threshold, default=0.9, metavar="X",

@@ -77,7 +77,7 @@ class Reproduction:
     draw: Callable[[Figure | SubFigure, Results], None]
     size: tuple[float, float] = (10.0, 6.0)
     notes: str = ""
-    seeds: Mapping[Effort, int] = field(default_factory=lambda: {"quick": 2, "default": 8, "full": 5})
+    seeds: Mapping[Effort, int] = field(default_factory=lambda: {"quick": 2, "default": 5, "full": 5})
 
     @property
     def id(self) -> str:
