@@ -37,7 +37,7 @@ def new_picture(size: tuple[float, float], title: str, verdict: str, caption: st
 def save_picture(figure: Figure, stem: Path) -> Path:
     """Write ``<stem>.png`` and ``<stem>.svg``; returns the first.
 
-    Both bear no date, so that the same runs give the same files.
+    Both bear no date: the same runs give the same picture, to the rounding of matplotlib's layout.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     path = stem.with_suffix(".png")
