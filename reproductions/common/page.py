@@ -40,7 +40,7 @@ to us, and so **all settings here are ours**; every figure says so on itself.
 its mean over seeds (Student's t) lies at or above the threshold; *not supported*: the whole interval lies below;
 *undecided*: it holds the threshold, and then the page says which distance from it these runs would have seen, four
 times in five. Statistics, thresholds and settings were committed before the results; they were tried out on other
-seeds, below 10 and from 100 to 105. A seed is an initialisation, and the order of mini-batches where there are any; the
+seeds: below 10, 100 and 101. A seed is an initialisation, and the order of mini-batches where there are any; the
 examples are the same for all, so that an interval says nothing of other data. Seeds whose runs lack what is measured
 (no zigzag at all, say) are left out and counted. With fifteen verdicts at 95 % each, one may well be wrong.
 
