@@ -1,4 +1,4 @@
-"""The settings that figures share, so that they share runs: one row a network and data set, tried out on other seeds."""
+"""The settings that figures share, so that they share runs: a row a network and data set, tried out on other seeds."""
 
 from __future__ import annotations
 
