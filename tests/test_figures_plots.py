@@ -62,6 +62,15 @@ def test_layer_map_shows_each_layer_at_each_step() -> None:
     assert shown[0, 25] == pytest.approx(-1) and shown[1, 25] == 1
 
 
+def test_layer_map_reads_what_it_says_and_no_more() -> None:
+    trace = layered()
+    read = SimpleNamespace(**{n: vars(trace)[n] for n in ("step", "grad_sq", "layers", "layer_lag_cosine")})
+    read.grad_sq[30:] = np.nan
+    axes = Figure().subplots()
+    figures.plot_layer_cosines(axes, read)
+    assert axes.images[0].get_array().shape == (2, 30) and "diverged at step 30" in texts(axes)
+
+
 def test_layer_map_of_one_step_says_so() -> None:
     figure = Figure()
     axes = figure.subplots()
@@ -106,6 +115,15 @@ def test_whole_figures_are_their_panels() -> None:
         assert [axes.get_title(loc="left") for axes in figure.get_axes()] == [
             axes.get_title(loc="left") for axes in draw(trace).get_axes()
         ]
+
+
+def test_dots_have_the_colour_of_their_regime() -> None:
+    axes = Figure().subplots()
+    trace = layered()
+    figures.plot_adjacent_cosine(axes, trace)
+    dots = {line.get_color(): line.get_ydata() for line in axes.lines if line.get_marker() == "."}
+    assert (dots[figures.COLOURS["smooth"]] > 0.9).all() and (dots[figures.COLOURS["zigzag"]] < -0.9).all()
+    assert set(dots) == set(figures.COLOURS.values()) and len(dots[figures.COLOURS["zigzag"]]) == ZIGZAG_STEPS - 1
 
 
 def test_shade_alone_draws_only_regimes() -> None:

@@ -6,9 +6,8 @@ caller's. What a trace lacks becomes a panel that says so, never an exception.
 """
 
 from fastgeom.figures.draw import STYLE, draw_geometry, draw_run, draw_windows
-from fastgeom.figures.panels import CORRELATION_MAP, GREY, INK, LINE
+from fastgeom.figures.panels import COLOURS, CORRELATION_MAP, GREY, INK, LINE
 from fastgeom.figures.plots import (
-    COLOURS,
     CYCLE,
     plot_adjacent_cosine,
     plot_correlation_bar,

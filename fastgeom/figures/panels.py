@@ -11,17 +11,23 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import FigureBase
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
+from numpy.typing import NDArray
 
 from fastgeom import analysis
 from fastgeom.figures.view import FloatArray, GeometryTrace, Run, Window
 
 INK, LINE, GREY = "#1A1A1A", "#404040", "#7A7A7A"
-DOT = {analysis.SMOOTH: "#0072B2", analysis.MIXED: GREY, analysis.ZIGZAG: "#D55E00"}
+COLOURS = {"smooth": "#0072B2", "mixed": GREY, "zigzag": "#D55E00"}
+"""Colour of each regime."""
+
 SHADE = {analysis.SMOOTH: ("#DCEEF9", None, "none"), analysis.ZIGZAG: ("#F6C08E", "/////", "#D9904E")}
 """Fill, hatch and hatch colour: hue for most readers, lightness and hatching for the rest and for grey print."""
 
 CORRELATION_MAP = "cividis"
 """Its lightness rises all the way, so that -1 and +1 differ in grey print too; blue to yellow is safe for most eyes."""
+
+MISSING = "#FFFFFF"
+"""Where a map has no value."""
 
 BRACKET = {"arrowstyle": "|-|, widthA=0.3, widthB=0.3", "shrinkA": 0, "shrinkB": 0}
 
@@ -96,13 +102,13 @@ def cosine_panel(axes: Axes, run: Run) -> None:
     if not np.isfinite(run.cosine).any():
         say(axes, "too short: no two adjacent steps measured")
         return
-    _dots(axes, run, run.cosine)
+    _dots(axes, run, run.cosine, run.labels)
     _level(axes, run.theta, rf"$+\theta = {run.theta:g}$")
     _level(axes, -run.theta, rf"$-\theta = -{run.theta:g}$")
 
 
 def kappa_panel(axes: Axes, run: Run) -> None:
-    """The step curvature, with lines at 1 and 2."""
+    """The step curvature, in the colour of the label of step t + 1, with lines at 1 and 2."""
     formula = r"$\kappa_t = 1 - \langle g_{t+1}, u_t\rangle \,/\, \langle g_t, u_t\rangle$"
     axes.set(ylabel=r"curvature $\kappa_t$", title=f"Curvature met by the step $u_t$, {formula}")
     if run.kappa is None:
@@ -112,7 +118,8 @@ def kappa_panel(axes: Axes, run: Run) -> None:
         say(axes, "too short: no step with a measured successor")
         return
     low, high = KAPPA_RANGE
-    _dots(axes, run, np.clip(run.kappa, low, high))
+    # kappa_t compares the gradients at both ends of its step, as c_{t+1} does
+    _dots(axes, run, np.clip(run.kappa, low, high), np.append(run.labels[1:], analysis.MIXED))
     for beyond, edge, marker in ((run.kappa > high, high, "^"), (run.kappa < low, low, "v")):
         axes.plot(run.step[beyond], np.full(np.count_nonzero(beyond), edge), marker, color=INK, markersize=5)
     bottom, top = axes.get_ylim()
@@ -133,20 +140,33 @@ def window_panels(figure: FigureBase, trace: GeometryTrace, windows: dict[str, W
             continue
         size = window.last - window.first + 1
         cosine = analysis.window_cosine(trace.lag_dot, trace.grad_sq, window.last, size=size, step=trace.step)
-        extent = (window.first - 0.5, window.last + 0.5, window.last + 0.5, window.first - 0.5)
-        axes.imshow(cosine, cmap=CORRELATION_MAP, vmin=-1, vmax=1, extent=extent, interpolation="nearest")
+        correlation_panel(axes, cosine, window.first)
         axes.set_title(
             f"{letter}   {regime} window: steps {window.first}–{window.last}, {window.n_of_regime} of {size} {regime}"
         )
-        axes.set(xlabel="optimiser step $t$", ylabel="optimiser step $s$")
     correlation_bar(figure, panels)
+
+
+def correlation_panel(axes: Axes, cosine: FloatArray, first: int) -> None:
+    """The correlations of all pairs of steps from ``first`` on, the first at the upper left."""
+    low, high = first - 0.5, first + len(cosine) - 0.5
+    correlation_image(axes, cosine, (low, high, high, low), "equal")
+    axes.set(xlabel="optimiser step $t$", ylabel="optimiser step $s$")
+
+
+def correlation_image(
+    axes: Axes, cosine: FloatArray, extent: tuple[float, float, float, float], aspect: Literal["equal", "auto"]
+) -> None:
+    """Correlations as colours, within ``extent``: left, right, bottom, top."""
+    axes.set_facecolor(MISSING)
+    axes.imshow(cosine, cmap=CORRELATION_MAP, vmin=-1, vmax=1, extent=extent, interpolation="nearest", aspect=aspect)
 
 
 def correlation_bar(figure: FigureBase, panels: Any) -> None:
     """The colour bar of correlations beside some panels."""
     colours = ScalarMappable(Normalize(-1, 1), CORRELATION_MAP)
     bar = figure.colorbar(colours, ax=panels, ticks=[-1, -0.5, 0, 0.5, 1], shrink=0.9)
-    bar.set_label(r"correlation $\langle g_s, g_t\rangle \,/\, \|g_s\|\,\|g_t\|$")
+    bar.set_label("correlation: cosine of two gradients (no unit)")
 
 
 def shade(axes: Axes, run: Run) -> None:
@@ -169,10 +189,10 @@ def shade(axes: Axes, run: Run) -> None:
         )
 
 
-def _dots(axes: Axes, run: Run, values: FloatArray) -> None:
+def _dots(axes: Axes, run: Run, values: FloatArray, labels: NDArray[np.integer[Any]]) -> None:
     axes.plot(run.step, values, color=LINE, linewidth=0.5, alpha=0.6, zorder=2)
-    for label, colour in DOT.items():
-        chosen = run.labels == label
+    for regime, colour in COLOURS.items():
+        chosen = labels == analysis.REGIMES[regime]
         axes.plot(run.step[chosen], values[chosen], ".", color=colour, markersize=3.5, zorder=3)
 
 

@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike
 
 from fastgeom import analysis
 from fastgeom.figures.panels import (
-    CORRELATION_MAP,
     correlation_bar,
+    correlation_image,
+    correlation_panel,
     cosine_panel,
     geometry_panels,
     kappa_panel,
@@ -26,13 +27,7 @@ from fastgeom.figures.panels import (
     shade,
     window_panels,
 )
-from fastgeom.figures.view import GeometryTrace, Run, find_windows
-
-MISSING = "#FFFFFF"
-"""Where a map has no value."""
-
-COLOURS = {"smooth": "#0072B2", "mixed": "#7A7A7A", "zigzag": "#D55E00"}
-"""Colour of each regime."""
+from fastgeom.figures.view import GeometryTrace, Run, end_of, find_windows
 
 CYCLE = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
@@ -109,6 +104,8 @@ def plot_adjacent_cosine(axes: Axes, trace: GeometryTrace, theta: float = 0.9) -
 def plot_step_curvature(axes: Axes, trace: GeometryTrace, theta: float = 0.9) -> None:
     """Draw kappa_t against step, the regimes shaded, with lines at 1 and 2, a divergence marked.
 
+    A dot has the colour of the regime of step t + 1, since kappa_t compares the gradients whose correlation is c_{t+1}.
+
     Raises:
         ValueError: ``theta`` outside (0, 1).
 
@@ -122,11 +119,12 @@ def plot_layer_cosines(axes: Axes, trace: Any) -> None:
 
     Args:
         axes: where.
-        trace: what ``fastgeom.open_trace`` returns: ``step``, ``layers`` and ``layer_lag_cosine`` are read.
+        trace: what ``fastgeom.open_trace`` returns, or any object with ``step``, ``grad_sq``, ``layers`` and
+            ``layer_lag_cosine``; ``loss`` says of a divergence too, where there is one.
 
     Source: ours, after the layers of Morchdi, Zhou, Ding, Wang (2023).
     """
-    end = len(Run.read(trace, 0.9).step)
+    end = end_of(trace)
     cosine = trace.layer_lag_cosine[:end, :, 0].T
     axes.set(xlabel="optimiser step $t$")
     axes.set_yticks(range(len(trace.layers)), trace.layers)
@@ -136,7 +134,7 @@ def plot_layer_cosines(axes: Axes, trace: Any) -> None:
     for stretch in analysis.runs(trace.step[:end] - np.arange(end)):
         first, last = float(trace.step[stretch.start]), float(trace.step[stretch.stop - 1])
         extent = (first - 0.5, last + 0.5, len(trace.layers) - 0.5, -0.5)
-        _image(axes, cosine[:, stretch.start : stretch.stop], extent, aspect="auto")
+        correlation_image(axes, cosine[:, stretch.start : stretch.stop], extent, "auto")
     axes.set_xlim(float(trace.step[0]) - 0.5, float(trace.step[end - 1]) + 0.5)
     if end < len(trace.step):
         mark_divergence(axes, int(trace.step[end]))
@@ -158,9 +156,7 @@ def plot_correlations(axes: Axes, cosine: ArrayLike, first: int = 0) -> None:
     matrix = np.asarray(cosine, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"cosine: expected shape (step, step), got {matrix.shape}")
-    low, high = first - 0.5, first + len(matrix) - 0.5
-    _image(axes, matrix, (low, high, high, low), aspect="equal")
-    axes.set(xlabel="optimiser step $t$", ylabel="optimiser step $s$")
+    correlation_panel(axes, matrix, first)
 
 
 def plot_correlation_bar(figure: FigureBase, panels: Any) -> None:
@@ -190,8 +186,3 @@ def _panel(axes: Axes, trace: GeometryTrace, theta: float, fill: Any) -> None:
     axes.set_xlabel("optimiser step $t$")
     if run.diverged_at is not None:
         mark_divergence(axes, run.diverged_at)
-
-
-def _image(axes: Axes, matrix: Any, extent: tuple[float, float, float, float], aspect: Any) -> None:
-    axes.set_facecolor(MISSING)
-    axes.imshow(matrix, cmap=CORRELATION_MAP, vmin=-1, vmax=1, extent=extent, interpolation="nearest", aspect=aspect)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,18 +47,13 @@ class Run:
 
     @classmethod
     def read(cls, trace: GeometryTrace, theta: float) -> Run:
-        """Take the rows up to where the gradient or the loss stops being finite and never is again: a divergence.
-
-        A loss of NaN beside a finite gradient was not given at that step, and says nothing.
-        """
+        """Take the rows up to a divergence."""
         loss: FloatArray | None = getattr(trace, "loss", None)
         kappa: FloatArray | None = None
         if hasattr(trace, "grad_dot_update") and hasattr(trace, "next_grad_dot_update"):
             kappa = analysis.step_curvature(trace.grad_dot_update, trace.next_grad_dot_update)
         cosine = trace.lag_cosine[:, 0]
-        end = _lost_from(trace.grad_sq, ~np.isfinite(trace.grad_sq))
-        if loss is not None:
-            end = min(end, _lost_from(loss, np.isinf(loss)))
+        end = end_of(trace)
         return cls(
             step=trace.step[:end],
             loss=None if loss is None else loss[:end],
@@ -68,6 +63,18 @@ class Run:
             theta=theta,
             diverged_at=int(trace.step[end]) if end < len(trace.step) else None,
         )
+
+
+def end_of(trace: Any) -> int:
+    """Number of rows up to where the gradient or the loss stops being finite and never is again: a divergence.
+
+    A loss of NaN beside a finite gradient was not given at that step, and says nothing.
+    """
+    end = _lost_from(trace.grad_sq, ~np.isfinite(trace.grad_sq))
+    loss: FloatArray | None = getattr(trace, "loss", None)
+    if loss is not None:
+        end = min(end, _lost_from(loss, np.isinf(loss)))
+    return end
 
 
 def _lost_from(values: FloatArray, bad: NDArray[np.bool_]) -> int:
