@@ -29,6 +29,7 @@ NAMES = (
     "a3_layers_small_rate",
     "a4_progress_oscillating",
     "b1_edge_of_stability",
+    "b2_kinks",
 )
 PAGE = Path(__file__).with_name("README.md")
 RESULTS = Path(__file__).with_name("results")

@@ -82,7 +82,7 @@ def mean_time(run: Run) -> float:
 
 def measure(runs: Runs, theta: float) -> float:
     """Spread between architectures that both initialisations agree on; NaN where fewer than two have both times."""
-    pairs = [(mean_time(runs[key]), mean_time(run)) for key, run in _first(runs, again=True).items()]
+    pairs = [(mean_time(run), mean_time(runs[f"{key}, again"])) for key, run in runs.items() if f"{key}, again" in runs]
     both = np.asarray([pair for pair in pairs if np.isfinite(pair).all()])
     if len(both) < LEAST_ARCHITECTURES:
         return math.nan
@@ -90,15 +90,9 @@ def measure(runs: Runs, theta: float) -> float:
     return math.copysign(math.sqrt(abs(covariance)), covariance)
 
 
-def _first(runs: Runs, *, again: bool = False) -> dict[str, Run]:
-    """The first runs, or with ``again`` the second ones of those that have one, under the keys of the first."""
-    second = {key.removesuffix(", again"): run for key, run in runs.items() if key.endswith(", again")}
-    return second if again else {key: run for key, run in runs.items() if not key.endswith(", again")}
-
-
 def draw(figure: SubFigure, results: Results) -> None:
     """The map of shares averaged over seeds, and each run's mean time of its oscillating steps beside it."""
-    names = list(_first(results.first))
+    names = [key for key in results.first if not key.endswith(", again")]
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
     shares = np.asarray([known_mean([stage_shares(runs[name]) for runs in results.runs.values()])
                          for name in names])  # fmt: skip
@@ -119,13 +113,14 @@ def draw(figure: SubFigure, results: Results) -> None:
     if not any(np.isfinite(mean_time(run)) for runs in results.runs.values() for run in runs.values()):
         say(right, f"no run with {LEAST_STEPS} oscillating steps")
     for number, runs in enumerate(results.runs.values()):
-        times = [mean_time(runs[name]) for name in names]
         shift = (number + 1) / (len(results.runs) + 1) - 0.5
         style = figures.CYCLE[number % len(figures.CYCLE)]
-        right.plot(times, np.arange(len(names)) + 0.5 * shift, linestyle="", marker=style["marker"],
-                   color=style["color"], markersize=5)  # fmt: skip
+        for key, fill in ("{}", style["color"]), ("{}, again", "none"):
+            times = [mean_time(runs[key.format(name)]) for name in names]
+            right.plot(times, np.arange(len(names)) + 0.5 * shift, linestyle="", marker=style["marker"],
+                       color=style["color"], markerfacecolor=fill, markersize=5)  # fmt: skip
     right.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xlabel="mean $t/T$ of the oscillating steps",
-              title="When a run oscillates: one mark a seed")  # fmt: skip
+              title="When: filled and empty, a seed's two runs")  # fmt: skip
     right.set_yticks(range(len(names)), [""] * len(names))
     right.grid(axis="y", color="#E5E5E5")
 

@@ -32,7 +32,7 @@ from reproductions.common.configuration import Configuration
 from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
 from reproductions.common.runs import Run
 from reproductions.common.settings import reference
-from reproductions.common.shares import DEFINITIONS, share_table
+from reproductions.common.shares import DEFINITIONS, oscillating_share, share_table
 from reproductions.common.spread import known_mean, say
 
 NETWORKS: dict[Effort, tuple[str, ...]] = {
@@ -60,15 +60,9 @@ def parts(run: Run) -> np.ndarray:
     return table[:, [regimes.index("zigzag"), regimes.index("smooth")]]
 
 
-def oscillating(run: Run) -> float:
-    """Share of the steps with a known correlation at which it is negative; NaN without one."""
-    known = run.cosine[np.isfinite(run.cosine)]
-    return float(np.mean(known < 0)) if len(known) else float("nan")
-
-
 def measure(runs: Runs, theta: float) -> float:
     """Net share of the progress made while oscillating, mean of the networks whose loss fell."""
-    return float(known_mean([parts(run)[0, 0] for run in runs.values() if np.isfinite(oscillating(run))] or [np.nan]))
+    return float(known_mean([parts(run)[0, 0] for run in runs.values() if np.isfinite(oscillating_share(run.cosine))]))
 
 
 def draw(figure: SubFigure, results: Results) -> None:
@@ -76,10 +70,10 @@ def draw(figure: SubFigure, results: Results) -> None:
     panels = figure.subplots(len(results.first), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (network, run) in zip(panels, results.first.items(), strict=True):
         runs = [keyed[network] for keyed in results.runs.values()]
-        share = float(known_mean([oscillating(r) for r in runs]))
+        share = float(known_mean([oscillating_share(r.cosine) for r in runs]))
         steps = f"{share:.0%} of the steps oscillate" if np.isfinite(share) else "no correlation known"
         axes.set_title(f"{network} on {run.configuration.data}, $\\eta$ = {run.configuration.lr:.3g}: {steps}")
-        _draw_bars(axes, np.array([parts(r) for r in runs if np.isfinite(oscillating(r))]))
+        _draw_bars(axes, np.array([parts(r) for r in runs if np.isfinite(oscillating_share(r.cosine))]))
     panels[-1].set_xlabel("share of the progress")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=3, frameon=False)
@@ -108,8 +102,8 @@ FIGURE = Reproduction(
     name="a4_progress_oscillating",
     title="Progress made while oscillating",
     claims=(3,),
-    statement="At least a quarter of the training progress is made while the gradient oscillates",
-    statistic="net share of the progress in steps with negative correlation, mean of the networks",
+    statement="At least a quarter of the net training progress is made while the gradient oscillates",
+    statistic="net share of the fall of the loss in steps with c_t < 0, mean of the networks",
     threshold=0.25,
     plan=plan,
     measure=measure,
@@ -117,7 +111,8 @@ FIGURE = Reproduction(
     size=(10.0, 9.5),
     notes=(
         "A negative share means that the loss rose over the oscillating steps together. Segments need not add up to 1: "
-        "the step that leaves a stretch counts for neither side. The threshold theta plays no part."
+        "the step that leaves a stretch counts for neither side. Each network weighs as much as every other, however "
+        "far its share lies from theirs. The definitions can disagree: gross counts no rise. θ plays no part."
     ),
 )
 

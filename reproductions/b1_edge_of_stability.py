@@ -1,11 +1,12 @@
-"""B1: zigzag is the edge of stability, seen from the path.
+"""B1: zigzag at the edge of stability, seen from the path.
 
 A convolutional network is trained by plain full-batch gradient descent. Beside the trace, the sharpness (the largest
-eigenvalue of the loss's Hessian) is measured every few steps with Hessian-vector products. From the trace alone come
-kappa_t, the curvature met by a step in units in which 1 is the minimum along the step, and K_t, the curvature along
-the step. For gradient descent kappa_t = eta K_t, so that c < 0 means K_t > 1/eta, and a perfect zigzag K_t = 2/eta. The
-statistic of a seed is the mean of K_t / sharpness_t over its zigzag steps: 1 where the step lies along the top
-eigenvector.
+eigenvalue of the loss's Hessian) is measured every few steps with Hessian-vector products, and how much of the gradient
+lies along its eigenvector v: cos²(g_t, v), the share of the step's squared length, since the step is -η g_t. From the
+trace alone come kappa_t, the curvature met by a step in units in which 1 is the minimum along the step, and K_t, the
+curvature along the step. For gradient descent kappa_t = η K_t, so that c < 0 means K_t > 1/η, and a perfect zigzag K_t
+= 2/η whatever the loss: that K_t comes near the sharpness says that the sharpness is near 2/η. The statistic of a seed
+is the mean of cos²(g_t, v) over its zigzag steps.
 
     python reproductions/b1_edge_of_stability.py
 """
@@ -41,8 +42,15 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
 
 
 def measure(runs: Runs, theta: float) -> float:
-    """The mean of K_t / sharpness_t over zigzag steps."""
-    return known_mean(ratios(runs["run"], analysis.ZIGZAG, theta))
+    """The mean of cos²(g_t, v) over zigzag steps."""
+    return known_mean(alignment(runs["run"], analysis.ZIGZAG, theta))
+
+
+def alignment(run: Run, label: int, theta: float) -> np.ndarray:
+    """cos²(g_t, v) where it was measured and the step of the regime ends at a gradient of it."""
+    chosen = run.labels(theta)[1:] == label
+    found = run.trace.top_cosine[: run.end][:-1][chosen] ** 2
+    return found[np.isfinite(found)]
 
 
 def curvature(run: Run) -> np.ndarray:
@@ -67,14 +75,17 @@ def draw(figure: SubFigure, results: Results) -> None:
     figures.plot_step_curvature(top, run.trace, theta)
     top.set_xlabel("")
     draw_curvatures(middle, run, theta)
-    axes = below.subplots()
-    plot_strips(axes, {
-        regime: [known_mean(ratios(runs["run"], analysis.REGIMES[regime], theta)) for runs in results.runs.values()]
-        for regime in analysis.REGIMES
-    }, list(figures.COLOURS.values()))  # fmt: skip
-    axes.axvline(1, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
-    axes.set(title="How much of the largest curvature the step meets, every seed and its mean; 1: along the top "
-             "eigenvector", xlabel=r"mean of $K_t\,/\,$sharpness over the steps of a regime (no unit)")  # fmt: skip
+    panels = below.subplots(1, 2, sharey=True)
+    for axes, values in zip(panels, (alignment, ratios), strict=True):
+        plot_strips(axes, {
+            regime: [known_mean(values(runs["run"], analysis.REGIMES[regime], theta)) for runs in results.runs.values()]
+            for regime in analysis.REGIMES
+        }, list(figures.COLOURS.values()))  # fmt: skip
+    panels[0].set(title="Share of the step along the sharpest direction", xlim=(-0.05, 1.05),
+                  xlabel=r"mean of $\cos^2(g_t, v)$ over the steps of a regime (no unit)")  # fmt: skip
+    panels[1].axvline(1, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
+    panels[1].set(title="Curvature along the step over the largest there is",
+                  xlabel=r"mean of $K_t\,/\,$sharpness over the steps of a regime (no unit)")  # fmt: skip
 
 
 def draw_curvatures(axes: Axes, run: Run, theta: float) -> None:
@@ -102,18 +113,19 @@ def draw_curvatures(axes: Axes, run: Run, theta: float) -> None:
 
 FIGURE = Reproduction(
     name="b1_edge_of_stability",
-    title="Zigzag is the edge of stability: steps run along the sharpest direction",
+    title="Zigzag at the edge of stability: how much of a step lies along the sharpest direction",
     claims=(),
-    statement="In zigzag the step meets at least 80 % of the largest curvature there is",
-    statistic="mean over zigzag steps of directional curvature / sharpness",
-    threshold=0.8,
+    statement="In zigzag at least half of a step, by its squared length, lies along the sharpest direction",
+    statistic="mean over zigzag steps of cos² between the gradient and the Hessian's top eigenvector",
+    threshold=0.5,
     plan=plan,
     measure=measure,
     draw=draw,
     size=(10.0, 9.0),
     notes=(
         "The edge of stability (Cohen et al., 2021) is where the sharpness reaches 2/η; there the sharpest direction "
-        "flips its sign every step. K_t is a mean of the curvature over the step (a secant), the sharpness is that of "
+        "flips its sign every step. In zigzag K_t is 2/η by its label, so that the lower right panel shows how near "
+        "the sharpness stays to 2/η. K_t is a mean of the curvature over the step (a secant), the sharpness is that of "
         "its start: the ratio can exceed 1 where the curvature grows along the step. Step t counts as zigzag where "
         "gradient t+1 is labelled so, since that is the gradient at the end of step t."
     ),

@@ -25,11 +25,11 @@ from tqdm import tqdm
 
 import fastgeom
 from fastgeom import analysis, figures
-from reproductions.common.arguments import OneLineParser, positive_integer, positive_number
-from reproductions.common.data import IMAGES, MOST_EXAMPLES, DataNotFoundError, Examples, load
+from reproductions.common import models
+from reproductions.common.arguments import OneLineParser, positive_integer, positive_number, seed_number
+from reproductions.common.data import IMAGES, MOST_EXAMPLES, DataNotFoundError, Examples, describe, load
 from reproductions.common.descent import MICRO_BATCH, add_full_batch_gradient
-from reproductions.common.models import build, count_parameters
-from reproductions.common.models import describe as describe_network
+from reproductions.common.shares import DEFINITIONS
 
 WINDOW = 32
 THETA = 0.9
@@ -44,26 +44,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         data = load(options.data, options.images)
-        model = build("cnn", data, options.seed)
-        settings = describe(data, model, options)
+        model = models.build("cnn", data, options.seed)
+        settings = say_settings(data, model, options)
         print(settings)
         interrupted = not descend(model, data, options, trace_path)
+        trace = fastgeom.open_trace(trace_path)
+        title = "Two geometries of training: smooth and zigzag"
+        figures.draw_run(trace, THETA, title=title, caption=settings).savefig(figure_path, dpi=150)
     except (DataNotFoundError, OSError) as error:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         return 2
-
-    trace = fastgeom.open_trace(trace_path)
-    title = "Two geometries of training: smooth and zigzag"
-    figures.draw_run(trace, THETA, title=title, caption=settings).savefig(figure_path, dpi=150)
+    except KeyboardInterrupt:
+        print("Interrupted: nothing is drawn.", file=sys.stderr)
+        return 130
     print(tabulate(trace))
     print(f"trace   {trace_path}\nfigure  {figure_path}")
     return 130 if interrupted else 0
 
 
 def descend(model: torch.nn.Module, data: Examples, options: argparse.Namespace, trace_path: Path) -> bool:
-    """Run gradient descent at one constant learning rate, measured at every step; False where Ctrl-C cut it short."""
+    """Run gradient descent at one constant learning rate, measured at every step; False where Ctrl-C cut it short.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C before the first step was measured.
+    """
     optimizer = torch.optim.SGD(model.parameters(), lr=options.lr)
     measured = fastgeom.Probe(model, window=WINDOW, trace=trace_path, trace_mode="w", track_updates=True)
+    trace_path.resolve().unlink(missing_ok=True)  # an earlier run's: this one's appears with its first step
     try:
         with measured as probe, tqdm(total=options.steps, unit=" steps", dynamic_ncols=True) as bar:
             for _ in range(options.steps):
@@ -77,6 +84,8 @@ def descend(model: torch.nn.Module, data: Examples, options: argparse.Namespace,
                     bar.write("The loss is no longer finite: stopped.", file=sys.stderr)
                     break
     except KeyboardInterrupt:
+        if not trace_path.exists():
+            raise
         print("Interrupted: what was measured is kept and drawn.", file=sys.stderr)
         return False
     return True
@@ -86,15 +95,14 @@ def tabulate(trace: Any) -> str:
     """Steps and progress shares of each regime, the largest curvature, and what measuring cost."""
     labels = analysis.classify(trace.lag_cosine[:, 0], THETA)
     counts, shares = analysis.regime_counts(labels), analysis.progress_shares(trace.loss, labels, trace.step)
-    definitions = {"net": shares.net, "gross": shares.gross, "log-loss": shares.log_loss, "segment": shares.segment}
     lines = [
         "",
         f"{'':24}share of the progress",
-        f"{'regime':8}{'steps':>7}{'':9}" + "".join(f"{d:>9}" for d in definitions),
+        f"{'regime':8}{'steps':>7}{'':9}" + "".join(f"{d:>9}" for d in DEFINITIONS.values()),
     ]
     for name, count in counts.items():
         portion = count / max(1, len(labels))
-        columns = "".join(f"{getattr(share, name):9.2f}" for share in definitions.values())
+        columns = "".join(f"{getattr(getattr(shares, field), name):9.2f}" for field in DEFINITIONS)
         lines.append(f"{name:8}{count:7,}{portion:9.1%}{columns}")
 
     kappa = analysis.step_curvature(trace.grad_dot_update, trace.next_grad_dot_update)
@@ -107,11 +115,12 @@ def tabulate(trace: Any) -> str:
     return "\n".join(lines)
 
 
-def describe(data: Examples, model: torch.nn.Module, options: argparse.Namespace) -> str:
+def say_settings(data: Examples, model: torch.nn.Module, options: argparse.Namespace) -> str:
     """What was trained, how, and on what, for the figure and the terminal."""
     pieces = -(-len(data) // MICRO_BATCH)
     return (
-        f"{data.caption}, cross-entropy · {describe_network('cnn')}; {count_parameters(model):,} parameters\n"
+        f"{describe(options.data, len(data))}, cross-entropy · {models.describe('cnn')}; "
+        f"{models.count_parameters(model):,} parameters\n"
         f"full-batch gradient descent ({pieces} micro-batch{'es' if pieces > 1 else ''} a step), "
         f"constant η = {options.lr:g}, no momentum · seed {options.seed} · settings are ours, not the paper's"
     )
@@ -125,7 +134,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="how many of them at most (default: %(default)s)")  # fmt: skip
     parser.add_argument("--steps", type=positive_integer, default=700, metavar="N", help="default: %(default)s")
     parser.add_argument("--lr", type=positive_number, metavar="X", help="default: 0.1 for digits, else 0.05")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the initialisation (default: %(default)s)")
+    parser.add_argument("--seed", type=seed_number, default=0, metavar="S",
+                        help="of the initialisation (default: %(default)s)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="default: %(default)s")
     options = parser.parse_args(arguments)
     options.lr = options.lr or LEARNING_RATES[options.data]

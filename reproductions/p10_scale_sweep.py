@@ -1,11 +1,11 @@
-"""P10: at which scale zigzag lives: the gradient along minus the gradient, from steps far below eta to far above.
+"""P10: at which scale zigzag lives: the gradient along minus the gradient, from steps far below η to far above.
 
 A convolutional network is trained by plain full-batch gradient descent; its parameters are kept every few steps. At up
 to three points of its smooth stretches and three of its zigzag ones the gradient g(x) is compared with the gradient at
-x - s g, for s over five decades around the learning rate. At s = eta that is the step training took. Were zigzag
+x - s g, for s over five decades around the learning rate. At s = η that is the step training took. Were zigzag
 fractal, the reversal would be found at scales far below the step; a smooth loss of curvature K along the gradient has
 cosine +1 up to about s = 1/K and -1 beyond. The statistic of a seed is the share of its zigzag points at which the
-cosine is below 0 at s = eta/10.
+cosine is below 0 at s = η/10.
 
     python reproductions/p10_scale_sweep.py
 """
@@ -61,7 +61,7 @@ def draw(figure: SubFigure, results: Results) -> None:
     axes.axvline(1, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
     never = sum(point.crossing > far for point in points)
     axes.set(title="Where the cosine crosses zero, points of all seeds, medians as bars"
-             + (f"; the {never} at {far:g} do not up to there" if never else ""),
+             + (f"; {never} at {far:g} have not crossed by there" if never else ""),
              xlabel=r"$s_0\,/\,\eta$, scale of the first crossing (no unit; 1 is the step)")  # fmt: skip
 
 
@@ -93,8 +93,8 @@ FIGURE = Reproduction(
     name="p10_scale_sweep",
     title="At which scale the gradient turns around, at smooth and at zigzag points",
     claims=(2,),
-    statement="At half of the zigzag points or more the gradient has turned around within a tenth of the step",
-    statistic="share of zigzag points with cos(g(x), g(x - s g)) < 0 at s = eta/10",
+    statement="At half of the zigzag points or more the gradient has turned around at a tenth of the step",
+    statistic="share of zigzag points with cos(g(x), g(x - s g)) < 0 at s = η/10",
     threshold=0.5,
     plan=plan,
     measure=measure,

@@ -1,13 +1,17 @@
 """P5: does zigzag come back at a finer scale, when training goes on from a zigzag point at a smaller rate?
 
 A convolutional network is trained by plain full-batch gradient descent until it zigzags. From the middle of its longest
-zigzag stretch, training goes on at the rate divided by 1.5, 2, 4 and 10, each for the same eta x steps. If the loss is
-non-smooth at all scales, the finer steps zigzag from the beginning; if zigzag is the edge of stability alone, they
-descend smoothly until the sharpness has grown to 2 over the new rate. Once with cross-entropy, once with the squared
-error.
+zigzag stretch, training goes on at the rate divided by 1.5, 2, 4 and 10, each for the same η × steps. If the loss is
+non-smooth at all scales, the finer steps zigzag from the beginning; if zigzag is the edge of stability alone, they do
+not, and zigzag comes back once the sharpness has grown to 2 over the new rate. Once with cross-entropy, once with the
+squared error.
 
 The statistic of a seed is the largest division, in octaves (its logarithm to base 2), after which at least half of the
-first twenty steps zigzag, averaged over the two losses; 0 where none does.
+first twenty steps zigzag, averaged over the losses; 0 where none does. A loss counts where the place is one of zigzag
+indeed: the restarts begin at a zigzag step, and at least half of the parent's own next twenty steps zigzag.
+
+Beside it stands the change of the gradient over a step, ‖g_t - g_{t-1}‖ / ‖g_t‖, late in each restart. Where the
+curvature is bounded it shrinks with the step; where it does not, the gradient jumps, at that scale too.
 
     python reproductions/p5_restarts.py
 """
@@ -16,7 +20,6 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +34,25 @@ from reproductions.common.caption import LOSSES
 from reproductions.common.command import main
 from reproductions.common.configuration import Configuration, Restart
 from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.restarts import DIVISIONS, key, late_change, with_restarts
 from reproductions.common.runs import Run
 from reproductions.common.settings import reference
 from reproductions.common.spread import known_mean, plot_seeds, say
 from reproductions.common.training import restart_index
 
-DIVISIONS = (1.5, 2, 4, 10)
-RATE: dict[Effort, float] = {"quick": 0.4, "default": 0.4, "full": 0.08}
-TIME: dict[Effort, float] = {"quick": 2.0, "default": 40.0, "full": 8.0}
-"""Rate times steps, before the restart and after it."""
+PARENTS: dict[Effort, dict[str, dict[str, Any]]] = {
+    "quick": {loss: {"lr": 0.4, "steps": 5, "checkpoint_every": 2} for loss in LOSSES},
+    "default": {
+        "cross-entropy": {"checkpoint_every": 5},
+        "mse": {"lr": 0.4, "steps": 160, "n_examples": 300, "checkpoint_every": 2},
+    },
+    "full": {loss: {"lr": 0.08, "steps": 400, "checkpoint_every": 20} for loss in LOSSES},
+}
+"""How the parents differ from the shared run of the CNN on the 8x8 digits."""
 
-N_EXAMPLES = 300
-CHECKPOINT_EVERY: dict[Effort, int] = {"quick": 2, "default": 2, "full": 20}
+AFTER: dict[Effort, int] = {"quick": 5, "default": 100, "full": 100}
+"""Steps of the parent that take as long, in rate times steps, as each restart."""
+
 FIRST = 20
 """Steps after the restart that count."""
 
@@ -52,26 +62,11 @@ LEAST = 0.5
 
 def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     """Of each loss the parent, and its restarts."""
-    planned = {}
+    planned: dict[str, Configuration] = {}
     for loss in LOSSES:
-        parent = _run(effort, seed, loss, RATE[effort], checkpoint_every=CHECKPOINT_EVERY[effort])
-        planned[key(loss, 1)] = parent
-        for division in DIVISIONS:
-            restarted = _run(effort, seed, loss, RATE[effort] / division)
-            planned[key(loss, division)] = replace(restarted, restart=Restart(parent))
+        parent = reference(effort, seed, "cnn", "digits", loss=loss, **PARENTS[effort][loss])
+        planned |= with_restarts(loss, parent, AFTER[effort])
     return planned
-
-
-def _run(effort: Effort, seed: int, loss: str, rate: float, **changes: Any) -> Configuration:
-    steps = round(TIME[effort] / rate)
-    if effort == "default":
-        changes["n_examples"] = N_EXAMPLES
-    return reference(effort, seed, "cnn", "digits", loss=loss, lr=rate, steps=steps, **changes)
-
-
-def key(loss: str, division: float) -> str:
-    """Name of a run in the plan; the parent's is that of division 1."""
-    return f"{loss}, rate / {division:g}"
 
 
 def restarts(runs: Runs, loss: str) -> list[Run]:
@@ -80,69 +75,97 @@ def restarts(runs: Runs, loss: str) -> list[Run]:
 
 
 def early_share(labels: np.ndarray) -> float:
-    """Share of zigzag in the first twenty steps after a restart; labels from the restart on, whose own has none."""
+    """Share of zigzag in the first twenty steps after a restart; labels from the restart on, whose own has none.
+
+    NaN where there are fewer.
+    """
     first = labels[1 : 1 + FIRST]
-    return float(np.mean(first == analysis.ZIGZAG)) if len(first) > 1 else math.nan
-
-
-def zigzagged(parent: Run, theta: float) -> bool:
-    """Whether a parent has a zigzag point for its restarts to begin at."""
-    return bool((parent.labels(theta) == analysis.ZIGZAG).any())
+    return float(np.mean(first == analysis.ZIGZAG)) if len(first) == FIRST else math.nan
 
 
 def goes_on(parent: Run, theta: float) -> float:
-    """The same share of the parent, which goes on at its own rate; NaN where it never zigzagged or ends there."""
+    """The same share of the parent, which goes on at its own rate; NaN where the restarts begin at no zigzag step."""
     labels = parent.labels(theta)
-    if not zigzagged(parent, theta):
+    if not len(labels):
         return math.nan
     start = parent.arrays["checkpoint_steps"][restart_index(Restart(parent.configuration, theta), parent)]
-    return early_share(labels[start:])
+    return early_share(labels[start:]) if labels[start] == analysis.ZIGZAG else math.nan
+
+
+def early_shares(runs: Runs, loss: str, theta: float) -> list[float]:
+    """The share of the parent going on, then of each restart; all NaN where this is no place of zigzag."""
+    parent = goes_on(runs[key(loss, 1)], theta)
+    if not parent >= LEAST:
+        return [math.nan] * (1 + len(DIVISIONS))
+    return [parent, *(early_share(run.labels(theta)) for run in restarts(runs, loss))]
 
 
 def octaves(runs: Runs, loss: str, theta: float) -> float:
-    """Logarithm to base 2 of the largest division with zigzag at once; 0 without one.
-
-    NaN where the parent never zigzagged, so that no restart begins at a zigzag point, and where all are too short.
-    """
-    shares = [early_share(run.labels(theta)) for run in restarts(runs, loss)]
-    if not zigzagged(runs[key(loss, 1)], theta) or not any(map(math.isfinite, shares)):
+    """Logarithm to base 2 of the largest division with zigzag at once; 0 without one, NaN where none is known."""
+    _, *shares = early_shares(runs, loss, theta)
+    if not any(map(math.isfinite, shares)):
         return math.nan
     return max((math.log2(d) for d, share in zip(DIVISIONS, shares, strict=True) if share >= LEAST), default=0.0)
 
 
 def measure(runs: Runs, theta: float) -> float:
-    """Octaves down to which steps zigzag at once, mean of the losses whose parent zigzagged."""
+    """Octaves down to which steps zigzag at once, mean of the losses that count."""
     return float(known_mean([octaves(runs, loss, theta) for loss in LOSSES]))
 
 
 def draw(figure: SubFigure, results: Results) -> None:
-    """One column a loss: the first seed's adjacent correlation after each restart, every seed's shares below."""
-    panels = figure.subplots(len(DIVISIONS) + 1, len(LOSSES), sharey="row", height_ratios=(*[1] * len(DIVISIONS), 1.6))
+    """One column a loss: the first seed's c_t after each restart; below, every seed's shares and changes."""
+    panels = figure.subplots(len(DIVISIONS) + 2, len(LOSSES), sharey="row",
+                             height_ratios=(*[1] * len(DIVISIONS), 1.5, 1.5))  # fmt: skip
     for column, (loss, name) in zip(panels.T, LOSSES.items(), strict=True):
         for axes, division, run in zip(column, DIVISIONS, restarts(results.first, loss), strict=False):
             figures.plot_adjacent_cosine(axes, run.trace, results.theta)
             axes.set(xlabel="", ylabel="correlation $c_t$" if axes in panels[:, 0] else "")
             axes.set_title(f"{name}, restarted at $\\eta$ / {division:g} = {run.configuration.lr:.3g}")
-        column[-2].set_xlabel("steps after the restart, each for the same time $\\eta\\,T$")
-        _draw_shares(column[-1], list(results.runs.values()), loss, results.theta)
-        column[-1].set_title(f"Share of zigzag steps after the restart, {name}")
-    panels[-1, 0].set_ylabel("share of the steps")
+        column[-3].set_xlabel("steps after the restart")
+        seeds = list(results.runs.values())
+        known = sum(math.isfinite(octaves(runs, loss, results.theta)) for runs in seeds)
+        _draw_shares(column[-2], seeds, loss, results.theta)
+        column[-2].set_title(f"Zigzag after the restart, {name}: {known} of {len(seeds)} seeds count")
+        _draw_changes(column[-1], seeds, loss)
+        column[-1].set_title(f"Change of the gradient over a step, late, {name}")
+    panels[-2, 0].set_ylabel("share of the steps")
+    panels[-1, 0].set_ylabel(r"$\|g_t-g_{t-1}\| \,/\, \|g_t\|$")
 
 
-def _draw_shares(axes: Axes, seeds: list[Runs], loss: str, theta: float) -> None:
+def _rates(axes: Axes) -> tuple[float, ...]:
+    """The divisions as an axis of rates, the parent's own first."""
     places = (1, *DIVISIONS)
     axes.set_xscale("log", base=2)
     axes.set_xticks(places, ["$\\eta$", *(f"$\\eta$ / {division:g}" for division in DIVISIONS)])
-    axes.set(xlim=(0.85, 11.5), ylim=(-0.03, 1.03), xlabel="rate after the restart; $\\eta$: the parent going on")
-    early = [[goes_on(runs[key(loss, 1)], theta), *(early_share(run.labels(theta)) for run in restarts(runs, loss))]
-             for runs in seeds]  # fmt: skip
+    axes.set(xlim=(0.85, 11.5), xlabel="rate after the restart; $\\eta$: the parent going on")
+    return places
+
+
+def _draw_changes(axes: Axes, seeds: list[Runs], loss: str) -> None:
+    places = _rates(axes)
+    changes = [[math.nan, *map(late_change, restarts(runs, loss))] for runs in seeds]
+    if not plot_seeds(axes, places, changes, figures.CYCLE[2], label="second half of each restart"):
+        say(axes, "too short: no two adjacent steps measured")
+        return
+    axes.set_yscale("log")
+    first = float(known_mean(changes)[1])
+    guide = [first * places[1] / place for place in places[1:]]
+    axes.plot(places[1:], guide, color=figures.INK, linewidth=0.9, linestyle=":", label="in proportion to the rate")
+    axes.legend(loc="lower left", frameon=False)
+
+
+def _draw_shares(axes: Axes, seeds: list[Runs], loss: str, theta: float) -> None:
+    places = _rates(axes)
+    axes.set_ylim(-0.03, 1.03)
+    early = [early_shares(runs, loss, theta) for runs in seeds]
     later = [[math.nan, *(run.share("zigzag", theta) for run in restarts(runs, loss))] for runs in seeds]
     drawn = plot_seeds(
         axes, places, early, figures.CYCLE[1], label=f"the first {FIRST} steps, which decide", shift=1.03
     )
     drawn |= plot_seeds(axes, places, later, figures.CYCLE[0], label="all steps", shift=1 / 1.03)
     if not drawn:
-        say(axes, "too short: no two adjacent steps measured")
+        say(axes, f"too short: no {FIRST} steps in one row")
         return
     axes.axhline(LEAST, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)), label=f"{LEAST:.0%}: zigzag at once")
     axes.legend(loc="upper right", frameon=False)
@@ -153,18 +176,21 @@ FIGURE = Reproduction(
     title="Zigzag after a restart at a smaller learning rate",
     claims=(2,),
     statement="From a zigzag point, steps of half the length or less zigzag too, from the beginning",
-    statistic=f"octaves of rate over which at least half of a restart's first {FIRST} steps zigzag, mean of the losses",
+    statistic=f"octaves of rate over which at least half of a restart's first {FIRST} steps zigzag, mean of losses",
     threshold=1.0,
     plan=plan,
     measure=measure,
     draw=draw,
-    size=(10.0, 11.0),
+    size=(10.0, 13.5),
     notes=(
         "Above, smooth stretches are shaded blue and zigzag is hatched. The restarts of a loss begin at one point, and "
-        "each goes on for as long, in eta x steps, as the parent ran; points at η are the parent's own next steps. "
-        "Zigzag from the first steps on would be a finer scale of the same place. Zigzag that comes back late, in the "
-        "blue line, is what the edge of stability predicts, once the sharpness has grown. A loss whose parent never "
-        "zigzags is left out."
+        f"each goes on for as long, in η × steps, as {AFTER['default']} steps of the parent; points at η are the "
+        "parent's own next steps. Zigzag from the first steps on would be a finer scale of the same place. Zigzag that "
+        "comes back late, in the blue line, is what the edge of stability predicts, once the sharpness has grown. A "
+        f"loss counts where the restarts begin at a zigzag step and the parent zigzags on in half of its next {FIRST} "
+        "steps at least. Below: where the curvature is bounded, the gradient changes over a step in proportion to the "
+        "rate, along the dotted line. Above that line it jumps even at the finer scale, as a network of ReLUs can at "
+        "each of its kinks; the jumps need not reverse it."
     ),
 )
 

@@ -57,7 +57,7 @@ def draw(figure: SubFigure, results: Results) -> None:
         eta = f"{data}, $\\eta$ = {runs[0].configuration.lr:.3g}"
         _draw_bars(bars, runs, results.theta)
         bars.set(title=f"Progress by regime, {eta}", ylabel="share of the progress")
-        _draw_sensitivity(lines, runs, results.theta)
+        _draw_sensitivity(lines, runs)
         lines.set(title=f"Zigzag's progress against the threshold, {eta}", ylabel="zigzag's share of the progress")
     handles, labels = panels[0, 1].get_legend_handles_labels()
     figure.legend(
@@ -91,7 +91,7 @@ def _draw_bars(axes: Axes, runs: list[Run], theta: float) -> None:
     axes.legend(loc="upper center", frameon=False, fontsize=8)
 
 
-def _draw_sensitivity(axes: Axes, runs: list[Run], theta: float) -> None:
+def _draw_sensitivity(axes: Axes, runs: list[Run]) -> None:
     tables = np.array([[share_table(run, run.labels(t)) for t in analysis.THETAS] for run in runs])
     places = np.arange(len(analysis.THETAS))
     axes.set_xticks(places, [f"{t:g}" for t in analysis.THETAS])
@@ -100,7 +100,7 @@ def _draw_sensitivity(axes: Axes, runs: list[Run], theta: float) -> None:
         return
     for row, (name, style) in enumerate(zip(DEFINITIONS.values(), figures.CYCLE, strict=False)):
         plot_seeds(axes, places, tables[:, :, row, ZIGZAG], style, label=name, band=False)
-    steps = np.array([[run.share("zigzag", t) for t in analysis.THETAS] for run in runs])
+    steps = np.array([analysis.sensitivity(run.cosine)[:, ZIGZAG] for run in runs])
     axes.plot(places, known_mean(steps), color="#C0C0C0", linewidth=4, zorder=0, label="share of the steps")
     axes.axhline(0, color=figures.INK, linewidth=0.8)
 
@@ -109,7 +109,7 @@ FIGURE = Reproduction(
     name="p6_progress",
     title="Progress by regime, four definitions",
     claims=(3,),
-    statement="At least a quarter of the training progress is made in zigzag",
+    statement="At least a quarter of the net training progress is made in zigzag",
     statistic="net share of the fall of the loss in zigzag steps, mean of the data sets",
     threshold=0.25,
     plan=plan,

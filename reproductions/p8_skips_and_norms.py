@@ -3,7 +3,7 @@
 The same small network, with and without skip connections and with and without batch norm, is trained by plain
 full-batch gradient descent at one common rate. L_t = |g_{t+1} - g_t| / |u_t| is how fast the gradient turns along the
 path, a lower bound of the loss's smoothness constant there. Networks that learn faster reach sharp regions in fewer
-steps, and at the edge of stability gradient descent itself holds L_t near 2/eta; so L_t is compared at equal loss: the
+steps, and at the edge of stability gradient descent itself holds L_t near 2/η; so L_t is compared at equal loss: the
 range of losses that all four runs pass is cut into ten parts, and in each the median L_t is taken. The statistic of a
 seed is log2 of the ratio of the network without both aids to that with both, averaged over the parts.
 
@@ -89,10 +89,9 @@ def draw(figure: SubFigure, results: Results) -> None:
     draw_smoothness(left.subplots(), results.first)
     top, bottom = right.subplots(2, 1)
     every = [at_equal_loss(runs)[1] for runs in results.runs.values()]
-    with np.errstate(invalid="ignore"):
-        plot_strips(top, {words: [2 ** known_mean(np.log2(medians[name])) for medians in every]
-                          for name, words in NETWORKS.items()})  # fmt: skip
-    top.set(title="Path smoothness at equal loss, every seed and the mean",
+    plot_strips(top, {words: [2 ** known_mean(np.log2(medians[name])) for medians in every]
+                      for name, words in NETWORKS.items()})  # fmt: skip
+    top.set(title="Roughness of the path at equal loss, every seed and the mean",
             xlabel="geometric mean of $L_t$ over the losses all four pass (1/unit of $\\eta$)")  # fmt: skip
     plot_strips(bottom, {words: [overshooting(runs[name]) for runs in results.runs.values()]
                          for name, words in NETWORKS.items()})  # fmt: skip
@@ -101,12 +100,11 @@ def draw(figure: SubFigure, results: Results) -> None:
 
 def draw_smoothness(axes: Axes, runs: Runs) -> None:
     """Median L_t against the loss, training going to the right."""
-    axes.set(title="Path smoothness against loss, first seed", xlabel="loss $f_t$ (falls to the right)",
+    axes.set(title="Roughness of the path against loss, first seed", xlabel="loss $f_t$ (falls to the right)",
              ylabel=r"$L_t = \|g_{t+1}-g_t\| \,/\, \|u_t\|$ (1/unit of $\eta$)")  # fmt: skip
     edges, medians = at_equal_loss(runs)
     if not any(np.isfinite(values).any() for values in medians.values()):
-        axes.set_yticks([])
-        say(axes, "too short: no step with a measured successor", "x")
+        say(axes, "too short: no step with a measured successor", "both")
         return
     axes.set_yscale("log")
     for (name, words), look in zip(NETWORKS.items(), figures.CYCLE, strict=False):
@@ -130,7 +128,7 @@ FIGURE = Reproduction(
     title="Skip connections and batch norm: how smooth the path is",
     claims=(),
     statement="At equal loss, skips and batch norm together make the path at least twice as smooth",
-    statistic="log2 of the ratio of path smoothness L_t, neither / both, at equal loss",
+    statistic="log2 of the ratio of the path's roughness L_t, neither / both, at equal loss",
     threshold=1.0,
     plan=plan,
     measure=measure,
@@ -139,9 +137,11 @@ FIGURE = Reproduction(
     notes=(
         "All four networks of a seed start with the same convolution weights; without batch norm a residual branch is "
         "scaled by 1/√3. Batch norm sees all images of the run at once (one pass, no micro-batches; 1,000 a pass with "
-        "--full), so that its loss is one function of the weights. L_t is a lower bound of the smoothness constant, "
-        "along the path only. Its unit depends on how a network is parametrised; at a common rate η L_t has none, and "
-        "2 is the edge of stability for all."
+        "--full), so that its loss is one function of the weights. L_t, large where the gradient turns fast, is a "
+        "lower bound of the loss's smoothness constant, along the path only. The losses that all four pass differ from "
+        "seed to seed, so that some seeds compare more of the training than others. The panels tell what skips and "
+        "batch norm do each alone. Its unit depends on how a network is parametrised; at a common rate η L_t has none, "
+        "and 2 is the edge of stability for all."
     ),
 )
 

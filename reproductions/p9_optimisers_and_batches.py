@@ -25,7 +25,7 @@ from fastgeom import analysis, figures
 from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
 from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
-from reproductions.common.runs import Run
+from reproductions.common.runs import Run, regime_share
 from reproductions.common.settings import reference
 from reproductions.common.spread import percent, plot_strips, say
 
@@ -103,9 +103,8 @@ def draw_batches(axes: Axes, run: Run, theta: float) -> None:
         axes.hist(known, bins, weights=np.full(len(known), 1 / len(known)), label=label, linewidth=1.3, **look)
     for place in (-theta, theta):
         axes.axvline(place, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
-    again = analysis.classify(same, theta)[np.isfinite(same)]
     axes.set_title(f"batches of {batch}, η = {run.configuration.lr:.3g}: {percent(run.share('zigzag', theta))} zigzag, "
-                   f"same batch {percent(np.mean(again == analysis.ZIGZAG))}")  # fmt: skip
+                   f"same batch {percent(regime_share(same, 'zigzag', theta))}")  # fmt: skip
     axes.set_ylim(0, 1.45 * axes.get_ylim()[1])  # room for the legend
     axes.legend(loc="upper center", ncols=2)
 

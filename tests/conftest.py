@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,10 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     hasten_interpreter()
 
 
-SLOW_FILES = ("codegen", "triton_engine", "gpu_script", "launching", "probe", "reproductions", "cpu_engine", "egress")
+SLOW_FILES = (
+    "codegen", "triton_engine", "gpu_script", "launching", "reproduction_figures", "reproduction_bad_input", "probe",
+    "demo", "reproduction_runs", "cpu_engine", "egress",
+)  # fmt: skip
 """These are handed out first, so that no process is left alone with one of them in the end."""
 
 
@@ -73,6 +76,15 @@ def run_python(checkout: Path) -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads of torch that wait for each other, or for a busy core, take longer than small networks compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -78,6 +78,10 @@ def by_loss_and_rate(turns: Mapping[tuple[str, float], str], final: Mapping[tupl
     }
 
 
+PLACE = "mm" + "z" * 60
+"""A parent that zigzags on where its restarts begin, at step 32."""
+
+
 def restarts(**turns: tuple[str, str, str, str, str]) -> Runs:
     """A loss's parent, kept at every other step but the last two, and its runs at the rate over 1.5, 2, 4, 10."""
     runs = {}
@@ -142,6 +146,21 @@ def twice(first: tuple[float, ...], again: tuple[float, ...]) -> Runs:
     }
 
 
+def at_the_edge() -> Run:
+    """K_t = 4, 6, 3, 4 where c_{t+1} is zigzag, over sharpnesses 8, unknown, 4, 4."""
+    return made([4, 3, 2, -2, 4, -2, 2], updates=[-2, -1.5, -1, 1, -2, 1, 1], sharpness=[5, 9, 8, math.nan, 4, 4, 9],
+                top_cosine=[0.9, 0.8, 0.5, math.nan, 1, 0.5, 0.7])  # fmt: skip
+
+
+def changing(change: float) -> Run:
+    """Twelve gradients of one direction that differ from the one before by this, by their own length.
+
+    Those of the first half by something else.
+    """
+    ratios = np.where(np.arange(11) < 5, 3.0, 1 / (1 - change))
+    return made(np.cumprod([1.0, *ratios]))
+
+
 def p1() -> tuple[Runs, float]:
     return {"run": turning("ssss" + "mmm" + "zzz")}, 0.3
 
@@ -157,9 +176,9 @@ def p3() -> tuple[Runs, float]:
 
 
 def p4() -> tuple[Runs, float]:
-    """Cross-entropy: a row over the decade from 0.1 to 1, beside one of more rates and less width.
+    """Cross-entropy: a row of 0.1 and 1, which stand for 0.045 to 1.4, beside one of more rates and less width.
 
-    Squared error: rates that do not neighbour, and one whose loss did not halve.
+    Squared error: rates that do not neighbour, each for a factor of two, and one whose loss did not halve.
     """
     cross_entropy = {
         **{1.0: "z" * 40, 0.1: EXACTLY_5, 2.0: "m" * 40},
@@ -168,14 +187,14 @@ def p4() -> tuple[Runs, float]:
     squared = {0.1: "z" * 40, 0.4: BELOW_5, 0.8: EXACTLY_5, 1.6: "z" * 40}
     runs = {("cross-entropy", rate): word for rate, word in cross_entropy.items()}
     runs |= {("mse", rate): word for rate, word in squared.items()}
-    return by_loss_and_rate(runs, final={("mse", 1.6): 1.01}), (1.0 + 0.0) / 2
+    return by_loss_and_rate(runs, final={("mse", 1.6): 1.01}), (1.5 + math.log10(2)) / 2
 
 
 def p5() -> tuple[Runs, float]:
     """Cross-entropy: down to a fourth of the rate, 2 octaves, though not at a half; squared error: to 2/3 of it."""
     runs = restarts(
-        cross_entropy=("mmzzzzmm", "zzzz", LESS_AT_ONCE, HALF_AT_ONCE, LESS_AT_ONCE),
-        mse=("zz" + "s" * 40, "mzz", "s", "m" * 40, "mmmm"),
+        cross_entropy=(PLACE, "z" * 20, LESS_AT_ONCE, HALF_AT_ONCE, LESS_AT_ONCE),
+        mse=(PLACE, HALF_AT_ONCE, "z" * 19, "m" * 40, "m" * 20),
     )
     return runs, (2 + math.log2(1.5)) / 2
 
@@ -221,15 +240,15 @@ def a1() -> tuple[Runs, float]:
 
 
 def a2() -> tuple[Runs, float]:
-    """The calmest of five layers has 2 zigzag steps of 10."""
-    return {"a": turning("z" * 10, "mmzz" + "m" * 6), "b": turning("zzz" + "m" * 7, "s" + "z" * 9, "mm" + "z" * 8)}, 0.2
+    """The calmest of five layers oscillates in 2 steps of 10."""
+    return {"a": turning("z" * 10, "ssww" + "s" * 6), "b": turning("zwz" + "s" * 7, "s" + "z" * 9, "ss" + "z" * 8)}, 0.2
 
 
 def a3() -> tuple[Runs, float]:
     """First less last: 0.6 - 0.2 and 0.2 - 0.3; the layers between do not count."""
     return {
-        "a": turning("z" * 6 + "mmmm", "z" * 10, "zz" + "m" * 8),
-        "b": turning("zz" + "m" * 8, "m" * 10, "zzz" + "m" * 7),
+        "a": turning("w" * 6 + "ssss", "z" * 10, "zz" + "s" * 8),
+        "b": turning("zz" + "s" * 8, "s" * 10, "wsw" + "s" * 6 + "w"),
     }, (0.4 - 0.1) / 2
 
 
@@ -241,11 +260,16 @@ def a4() -> tuple[Runs, float]:
 
 
 def b1() -> tuple[Runs, float]:
-    """K_t = 4, 6, 3, 4 where c_{t+1} is zigzag, over sharpnesses 8, unknown, 4, 4."""
-    run = made([4, 3, 2, -2, 4, -2, 2], updates=[-2, -1.5, -1, 1, -2, 1, 1], sharpness=[5, 9, 8, math.nan, 4, 4, 9])
-    return {"run": run}, (0.5 + 0.75 + 1) / 3
+    """Cosines of 0.5, unknown, 1 and 0.5 where c_{t+1} is zigzag."""
+    return {"run": at_the_edge()}, (0.25 + 1 + 0.25) / 3
+
+
+def b2() -> tuple[Runs, float]:
+    """With ReLU the change is 0.1 after every restart but the first, and with GELU in proportion to the rate."""
+    runs = {"ReLU, rate / 1.5": changing(0.9), **{f"ReLU, rate / {d}": changing(0.1) for d in ("2", "4", "10")}}
+    return runs | {f"GELU, rate / {d}": changing(0.15 / float(d)) for d in ("1.5", "2", "4", "10")}, 1.0
 
 
 EXAMPLES: dict[str, Callable[[], tuple[Runs, float]]] = {
-    example.__name__.upper(): example for example in (p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, a1, a2, a3, a4, b1)
+    example.__name__.upper(): example for example in (p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, a1, a2, a3, a4, b1, b2)
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastgeom.analysis import lag_cosine
 from reproductions.common.configuration import Configuration
 from reproductions.common.runs import Run
 from tests.trajectories import differences_and_sums, recorded
@@ -28,6 +29,7 @@ def made(
     losses: Sequence[float] | np.ndarray | None = None,
     updates: Any = None,
     sharpness: Sequence[float] | None = None,
+    top_cosine: Sequence[float] | None = None,
     layers: Sequence[np.ndarray] | None = None,
     arrays: dict[str, np.ndarray] | None = None,
     window: int = 32,
@@ -39,7 +41,7 @@ def made(
         gradients: shape (step, parameter), or (step,) for one parameter.
         losses: shape (step,); they fall evenly unless given.
         updates: as gradients, the last row unknown; -lr times the gradient unless given.
-        sharpness: shape (step,).
+        sharpness: shape (step,); top_cosine: likewise.
         layers: the gradients of each layer; one layer of all parameters unless given.
         arrays: checkpoints.
         window: lags recorded.
@@ -60,8 +62,10 @@ def made(
         "lag_dot": lag_dot,
         "grad_sq": grad_sq,
         "grad_norm": np.sqrt(grad_sq),
-        "lag_cosine": _cosine(g, window),
-        "layer_lag_cosine": np.stack([_cosine(np.asarray(part), window) for part in layers or [g]], axis=1),
+        "lag_cosine": lag_cosine(lag_dot, grad_sq, np.arange(steps)),
+        "layer_lag_cosine": np.stack(
+            [lag_cosine(*recorded(np.asarray(part), window), np.arange(steps)) for part in layers or [g]], axis=1
+        ),
         "diff_sq": differences_and_sums(g)[0],
         "update_sq": (u**2).sum(axis=1),
         "grad_dot_update": (g * u).sum(axis=1),
@@ -69,6 +73,8 @@ def made(
     }
     if sharpness is not None:
         trace["sharpness"] = np.asarray(sharpness, np.float64)
+    if top_cosine is not None:
+        trace["top_cosine"] = np.asarray(top_cosine, np.float64)
     assert all(len(rows) == steps for rows in trace.values())
     return _with_trace(c, trace, arrays)
 
@@ -108,14 +114,3 @@ def _with_trace(
     run = Run(c, Path("nowhere"), n_parameters=2, seconds=1.0, diverged_at=diverged_at, versions={})
     run.__dict__.update(trace=SimpleNamespace(**trace), arrays=arrays or {})
     return run
-
-
-def _cosine(g: np.ndarray, window: int) -> np.ndarray:
-    """Shape (step, lag); NaN where a gradient is unknown or 0."""
-    dots, squared = recorded(g, window)
-    norm = np.sqrt(np.where(squared > 0, squared, np.nan))
-    earlier = np.stack(
-        [np.concatenate([np.full(min(lag, len(norm)), np.nan), norm])[: len(norm)] for lag in range(1, window + 1)],
-        axis=1,
-    )
-    return np.clip(dots / norm[:, None] / earlier, -1.0, 1.0)

@@ -118,6 +118,8 @@ def test_cifar10_without_a_folder_named_says_where_it_looked(
         (["--lr", "-1"], "--lr: expected a finite number above 0, got '-1'"),
         (["--lr", "nan"], "--lr: expected a finite number above 0, got 'nan'"),
         (["--lr", "fast"], "--lr: expected a finite number above 0, got 'fast'"),
+        (["--seed", "-1"], "--seed: expected a whole number from 0 to 1,000,000,000, got '-1'"),
+        (["--seed", "99999999999999999999"], "--seed: expected a whole number from 0 to 1,000,000,000, got '9999"),
         (["--data", "imagenet"], "--data: invalid choice: 'imagenet'"),
     ],
 )
@@ -146,6 +148,54 @@ def test_folder_that_cannot_be_written_is_one_line(in_process, tmp_path: Path) -
     status, errors = in_process(["--data", "digits", "--steps", "1", "--out", str(tmp_path / "file")])
     assert status == 2
     assert len(errors.splitlines()) == 1 and str(tmp_path / "file") in errors
+
+
+def said(errors: str) -> list[str]:
+    """The lines that are no progress bar."""
+    return [line for line in re.split(r"[\r\n]", errors) if line.strip() and "%|" not in line]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_ctrl_c_before_the_first_step_draws_no_earlier_run(
+    in_process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: bool
+) -> None:
+    arguments = ["--data", "digits", "--images", "50", "--steps", "2", "--out", str(tmp_path)]
+    if earlier:
+        assert in_process(arguments)[0] == 0
+        (tmp_path / "demo.png").unlink()
+    monkeypatch.setattr("reproductions.demo.add_full_batch_gradient", interrupt)
+    status, errors = in_process(arguments)
+    assert status == 130 and said(errors) == ["Interrupted: nothing is drawn."]
+    assert not (tmp_path / "demo.h5").exists() and not (tmp_path / "demo.png").exists()
+
+
+def test_ctrl_c_before_training_leaves_an_earlier_run(
+    in_process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo.h5").write_text("what an earlier run left")
+    monkeypatch.setattr("reproductions.demo.load", interrupt)
+    status, errors = in_process(["--data", "digits", "--out", str(tmp_path)])
+    assert status == 130 and said(errors) == ["Interrupted: nothing is drawn."]
+    assert (tmp_path / "demo.h5").read_text() == "what an earlier run left"
+
+
+def test_trace_that_cannot_be_created_is_one_line(in_process, tmp_path: Path) -> None:
+    (tmp_path / "demo.h5").write_text("what an earlier run left")
+    (tmp_path / "demo.h5.part").mkdir()  # where the trace is created
+    status, errors = in_process(["--data", "digits", "--images", "50", "--steps", "2", "--out", str(tmp_path)])
+    assert status == 2
+    assert said(errors) == [f"demo.py: expected a trace file, got no file at {tmp_path / 'demo.h5'}"]
+
+
+def test_trace_behind_a_link_is_written_there(in_process, tmp_path: Path) -> None:
+    (tmp_path / "demo.h5").symlink_to(tmp_path / "elsewhere.h5")
+    arguments = ["--data", "digits", "--images", "50", "--steps", "2", "--out", str(tmp_path)]
+    assert in_process(arguments)[0] == in_process(arguments)[0] == 0
+    assert (tmp_path / "demo.h5").is_symlink() and (tmp_path / "elsewhere.h5").is_file()
 
 
 def test_divergence_stops_and_leaves_a_picture(in_process, tmp_path: Path) -> None:

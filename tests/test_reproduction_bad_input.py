@@ -1,23 +1,17 @@
 """What the figures' scripts make of bad input: one line and exit status 2, or a picture that says what is missing."""
 
-import importlib
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from reproductions.__main__ import NAMES
+from reproductions.__main__ import NAMES, load_figures
 from reproductions.common import pool
 from reproductions.common.command import main
-from reproductions.common.reproduction import Reproduction
 from reproductions.common.runs import record_path, trace_path
 
 P1 = "p1_two_geometries"
-
-
-def figure_of(name: str) -> Reproduction:
-    return importlib.import_module(f"reproductions.{name}").FIGURE
 
 
 @pytest.fixture
@@ -26,9 +20,9 @@ def fails(capsys: pytest.CaptureFixture[str]):
 
     def run(*arguments: str) -> str:
         with pytest.raises(SystemExit) as stopped:
-            sys.exit(main(figure_of(P1), arguments))
+            sys.exit(main(*load_figures([P1]), arguments))
         assert stopped.value.code == 2
-        lines = [line for line in capsys.readouterr().err.splitlines() if "steps/s" not in line and line.strip()]
+        lines = [line for line in capsys.readouterr().err.splitlines() if "%|" not in line and line.strip()]
         assert len(lines) == 1
         return lines[0]
 
@@ -43,7 +37,11 @@ def fails(capsys: pytest.CaptureFixture[str]):
         (["--theta", "nan"], "--theta: expected a number between 0 and 1, both excluded, got 'nan'"),
         (["--theta", "large"], "--theta: expected a number between 0 and 1, both excluded, got 'large'"),
         (["--seeds", "0"], "--seeds: expected a whole number of at least 1, got '0'"),
-        (["--first-seed", "-1"], "--first-seed: expected a whole number of at least 0, got '-1'"),
+        (["--first-seed", "-1"], "--first-seed: expected a whole number from 0 to 1,000,000,000, got '-1'"),
+        (
+            ["--first-seed", "99999999999999999999"],
+            "--first-seed: expected a whole number from 0 to 1,000,000,000, got '99999999999999999999'",
+        ),
         (["--steps", "0"], "--steps: expected a whole number of at least 1, got '0'"),
         (["--lr-scale", "-1"], "--lr-scale: expected a finite number above 0, got '-1'"),
         (["--workers", "0"], "--workers: expected a whole number of at least 1, got '0'"),
@@ -75,12 +73,12 @@ def test_folder_that_cannot_be_written_is_one_line(fails, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("damage", ["foreign record", "foreign trace", "unfinished trace"])
 def test_run_that_cannot_be_used_is_one_line(fails, tmp_path: Path, damage: str) -> None:
-    figure = figure_of(P1)
-    pool.finish([c for seed in (10, 11) for c in figure.plan("quick", seed).values()], tmp_path, workers=1)
-    (first,) = figure.plan("quick", 10).values()
+    (figure,) = load_figures([P1])
+    pool.finish([c for seed in (20, 21) for c in figure.plan("quick", seed).values()], tmp_path, workers=1)
+    (first,) = figure.plan("quick", 20).values()
     if damage == "foreign record":
         path = record_path(first, tmp_path)
-        path.write_text(path.read_text().replace('"seed": 10', '"seed": 99'))
+        path.write_text(path.read_text().replace('"seed": 20', '"seed": 99'))
     elif damage == "foreign trace":
         path = trace_path(first, tmp_path)
         path.write_text("what another program left")
@@ -101,14 +99,14 @@ def test_ctrl_c_says_that_runs_are_kept(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pool, "train", interrupt)
-    assert main(figure_of(P1), ["--quick", "--runs", str(tmp_path)]) == 130
+    assert main(*load_figures([P1]), ["--quick", "--runs", str(tmp_path)]) == 130
     assert "finished runs are kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("arguments", [["--steps", "1"], ["--steps", "3"], ["--lr-scale", "1e30"]], ids=str)
 def test_too_short_or_diverged_is_a_picture(name: str, arguments: list[str], tmp_path: Path) -> None:
-    assert main(figure_of(name), ["--quick", "--seeds", "1", *arguments, "--runs", str(tmp_path)]) == 0
+    assert main(*load_figures([name]), ["--quick", "--seeds", "1", *arguments, "--runs", str(tmp_path)]) == 0
     record = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     assert record["verdict"] == "undecided"
     assert (tmp_path / f"{name}.png").stat().st_size > 10_000

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from reproductions.common.data import NAMES, Examples, load
+from reproductions.common.data import DataNotFoundError, Examples, describe, load
 
 
 def test_images_are_standardised_and_every_class_is_there() -> None:
@@ -41,8 +41,9 @@ def test_part_of_text_is_spread_evenly_over_all_of_it() -> None:
 
 
 def test_captions_say_how_many_of_what() -> None:
-    assert load("digits").caption == "1,797 images of 8×8 digits (scikit-learn)"
-    assert load("text", 200).caption == "200 sequences of 32 characters of Python's help topics"
+    assert describe("digits", 1797) == "1,797 images of 8×8 digits (scikit-learn)"
+    assert describe("text", 200) == "200 sequences of 32 characters of Python's help topics"
+    assert load("text", 200).inputs.shape == (200, 32)
 
 
 def test_taken_rows_are_those_asked_for_in_the_same_memory_order() -> None:
@@ -64,7 +65,6 @@ def test_moving_to_where_they_are_copies_nothing() -> None:
 def test_unknown_data_are_refused() -> None:
     with pytest.raises(ValueError, match="data: expected one of digits, mnist5k, cifar10, text, got 'imagenet'"):
         load("imagenet")
-    assert NAMES == ("digits", "mnist5k", "cifar10", "text")
 
 
 def test_cifar10_is_read_in_the_forms_it_comes_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,3 +83,15 @@ def test_cifar10_is_read_in_the_forms_it_comes_in(tmp_path: Path, monkeypatch: p
         assert examples.targets.tolist() == labels.tolist()
         expected = (pixels - pixels.mean()) / pixels.std(ddof=1)
         np.testing.assert_allclose(examples.inputs.numpy(), expected, atol=1e-4)
+
+
+def test_labels_of_cifar10_are_integers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = np.zeros((20, 32, 32, 3), np.uint8), np.arange(20) % 10
+    images[::2] = 1
+    monkeypatch.setenv("FASTGEOM_DATA", str(tmp_path / "both.npz"))
+    np.savez(tmp_path / "both.npz", a_weights=np.linspace(0, 1, 20), images=images, labels=labels)
+    assert load("cifar10", 20).targets.tolist() == labels.tolist()
+    monkeypatch.setenv("FASTGEOM_DATA", str(tmp_path / "weights.npz"))
+    np.savez(tmp_path / "weights.npz", a_weights=np.linspace(0, 1, 20), images=images)
+    with pytest.raises(DataNotFoundError, match="weights.npz holds no 20 labels"):
+        load("cifar10", 20)

@@ -1,7 +1,6 @@
 """The networks of the reproductions, and exact gradients in pieces: shapes, seeds, values by hand, bad combinations."""
 
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,14 +16,7 @@ SMALL = [name for name in NETWORKS if name not in LARGE]
 OF_IMAGES = [name for name, network in NETWORKS.items() if network.reads == "images"]
 WITHOUT_BATCH_NORM = [name for name in SMALL if not name.endswith("-bn")]
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads would wait for each other longer than such small networks compute."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def noise(*shape: int) -> Examples:
@@ -189,8 +181,17 @@ def test_batch_gradients_of_a_partition_average_to_the_full_one() -> None:
         torch.testing.assert_close(gradient / 3, reference, rtol=1e-4, atol=1e-6)
 
 
-def test_every_network_has_a_caption() -> None:
-    assert all(len(describe(name)) > 10 for name in NETWORKS)
+@pytest.mark.parametrize("name", ["cnn", "vgg", "resnet", "resnet-bn"])
+def test_captions_name_the_channels_that_there_are(name: str) -> None:
+    """Of every convolution, or of every pair of them."""
+    layers = [layer for layer in build(name, noise(2, 1, 8, 8), 0).modules() if isinstance(layer, torch.nn.Conv2d)]
+    stem = layers[1:] if name.startswith("resnet") else layers
+    channels = [layer.out_channels for layer in (stem if name == "cnn" else stem[::2])]
+    assert f" {'-'.join(map(str, channels))} channels" in describe(name)
+
+
+def test_no_two_networks_have_one_caption() -> None:
+    assert len({describe(name) for name in NETWORKS}) == len(NETWORKS)
 
 
 @pytest.mark.parametrize(

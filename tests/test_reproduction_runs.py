@@ -1,24 +1,36 @@
 """Runs are named by what decides them, made once, and refused where their files are not what they should be."""
 
+import contextlib
+import fcntl
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 import fastgeom
 from fastgeom import analysis
 from reproductions.common import pool
 from reproductions.common.batches import batches
-from reproductions.common.configuration import Configuration, Restart
+from reproductions.common.configuration import GENERATION, Configuration, Restart
 from reproductions.common.data import load
-from reproductions.common.descent import add_batch_gradient
+from reproductions.common.descent import add_batch_gradient, loss_pieces
 from reproductions.common.models import build
-from reproductions.common.runs import Run, RunError, find, record_path, trace_path
-from reproductions.common.training import flatten, restart_index, restart_point, train
+from reproductions.common.runs import Run, RunError, arrays_path, find, record_path, regime_share, trace_path
+from reproductions.common.sharpness import sharpness
+from reproductions.common.training import flatten, longest_kept, put_parameters, restart_index, restart_point, train
 
 TINY = Configuration(data="digits", n_examples=40, network="cnn", lr=0.1, steps=6, seed=3)
 
@@ -43,7 +55,7 @@ def own(tmp_path: Path) -> Run:
 def test_run_is_whole(tiny: Run) -> None:
     assert tiny.trace.step.tolist() == list(range(6)) and tiny.trace.window == 32
     assert tiny.end == 6 and tiny.diverged_at is None and tiny.seconds > 0
-    assert tiny.n_parameters == 3738
+    assert tiny.n_parameters == 3738 and len(tiny.processor) > 3 and tiny.processor != "unknown"
     assert tiny.cosine.shape == (6,) and tiny.layer_cosine.shape == (6, 4)
     assert tiny.share("smooth", 0.9) + tiny.share("mixed", 0.9) + tiny.share("zigzag", 0.9) == pytest.approx(1)
 
@@ -96,6 +108,89 @@ def test_an_error_in_a_process_arrives(tmp_path: Path) -> None:
         pool.finish([replace(TINY, network="no-such-network", seed=s) for s in (1, 2)], tmp_path, workers=2)
 
 
+def test_ctrl_c_closes_the_bar_before_it_ends_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bars share a lock, and a worker that is ended may hold it."""
+    open_bars = []
+    terminate, here = BaseProcess.terminate, threading.current_thread()
+
+    def interrupt(waiting: object) -> None:
+        raise KeyboardInterrupt
+
+    def count_bars(process: BaseProcess) -> None:
+        if threading.current_thread() is here:  # an executor has a thread of its own that ends what is left
+            open_bars.append(len(tqdm._instances))
+        terminate(process)
+
+    monkeypatch.setattr(pool, "as_completed", interrupt)
+    monkeypatch.setattr(BaseProcess, "terminate", count_bars)
+    with pytest.raises(KeyboardInterrupt):
+        pool.finish([TINY, replace(TINY, seed=4)], tmp_path, workers=2)
+    assert len(open_bars) >= 2 and set(open_bars) == {0}
+
+
+ENDLESS = """
+import sys
+from pathlib import Path
+from reproductions.common.configuration import Configuration
+from reproductions.common.pool import finish
+runs = [Configuration(data="digits", n_examples=40, network="cnn", lr=0.1, steps=10**7, seed=s) for s in (1, 2)]
+finish(runs, Path(sys.argv[1]), workers=2)
+"""
+
+
+@contextlib.contextmanager
+def started(checkout: Path, *arguments: str):
+    """Python with these arguments in a session of its own; whatever is left of it is killed."""
+    with subprocess.Popen(
+        [sys.executable, *arguments], cwd=checkout, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def in_time(condition: Callable[[], bool], seconds: float = 60) -> bool:
+    """Whether a condition comes true."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+def training(folder: Path) -> int:
+    """How many runs are being made, by the locks on them."""
+    held = 0
+    for path in (folder / ".locks").glob("*"):
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held += 1
+    return held
+
+
+def test_workers_end_with_the_process_that_started_them(checkout: Path, tmp_path: Path) -> None:
+    with started(checkout, "-c", ENDLESS, str(tmp_path)) as process:
+        assert in_time(lambda: training(tmp_path) == 2)
+        process.kill()
+        assert in_time(lambda: training(tmp_path) == 0), "workers without a parent train on"
+
+
+def test_ctrl_c_while_workers_start_is_one_line(checkout: Path, tmp_path: Path) -> None:
+    arguments = ["--quick", "--workers", "2", "--runs", str(tmp_path)]
+    with started(checkout, "reproductions/p1_two_geometries.py", *arguments) as process:
+        shown = ""
+        while "all runs" not in shown:
+            shown += process.stderr.read(1)
+        time.sleep(0.5)  # the workers exist, and load torch
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, errors = process.communicate(timeout=60)
+    lines = [line for line in errors.splitlines() if line.strip() and "%|" not in line]
+    assert process.returncode == 130 and len(lines) == 1 and lines[0].startswith("Interrupted: finished runs are kept")
+
+
 @pytest.mark.parametrize("damage", ["foreign", "no JSON", "empty record"])
 def test_record_that_is_not_this_runs_is_refused(own: Run, damage: str) -> None:
     path = record_path(TINY, own.folder)
@@ -110,6 +205,14 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:900])
 
 
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def replace_by_another_files(path: Path) -> None:
+    path.write_text("foreign")
+
+
 def crash(path: Path) -> None:
     import h5py
 
@@ -120,8 +223,8 @@ def crash(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [(Path.unlink, "expected the trace"), (cut, "expected the trace"), (crash, "got a crashed one"),
-     (lambda path: path.write_text("foreign"), "expected the trace")],
-    ids=["missing", "cut", "unfinished", "foreign"],
+     (empty, "expected the trace"), (replace_by_another_files, "expected the trace")],
+    ids=["missing", "cut", "unfinished", "empty", "foreign"],
 )  # fmt: skip
 def test_trace_that_cannot_be_used_is_refused(own: Run, damage: Callable[[Path], object], expected: str) -> None:
     path = trace_path(TINY, own.folder)
@@ -131,6 +234,19 @@ def test_trace_that_cannot_be_used_is_refused(own: Run, damage: Callable[[Path],
     with pytest.raises(RunError, match=expected) as raised:
         _ = run.trace
     assert str(path) in str(raised.value) and "delete" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, cut, empty, replace_by_another_files], ids=lambda damage: damage.__name__
+)
+def test_arrays_that_cannot_be_used_are_refused(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    run = made(replace(TINY, checkpoint_every=2), tmp_path)
+    path = arrays_path(run.configuration, tmp_path)
+    damage(path)
+    with pytest.raises(RunError, match="expected the arrays of cnn on digits") as raised:
+        _ = run.arrays
+    assert str(path) in str(raised.value)
+    assert f"delete {record_path(run.configuration, tmp_path).name} to train again" in str(raised.value)
 
 
 def test_another_runs_trace_under_this_name_is_refused(own: Run) -> None:
@@ -162,6 +278,23 @@ def test_restart_begins_where_the_parent_zigzagged(tmp_path: Path) -> None:
     np.testing.assert_allclose(run.trace.loss[0], kept.trace.loss[step], rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [([0, 3, 6, 8, 10], [2, 3]), ([0, 3, 10], [1]), ([0, 5, 10], []), ([], [])],
+    ids=["in the longest", "in a shorter one", "in none", "no checkpoints"],
+)
+def test_checkpoints_of_the_longest_stretch_that_has_any(steps: list[int], expected: list[int]) -> None:
+    labels = np.array([0, 0, 0, -1, -1, 0, -1, -1, -1, 1])
+    assert longest_kept(labels, analysis.ZIGZAG, np.array(steps, np.int64)).tolist() == expected
+
+
+def test_share_of_a_regime_is_of_the_known_steps() -> None:
+    cosine = np.array([np.nan, 0.95, 0.95, 0.0, -1.0, np.nan])
+    assert regime_share(cosine, "smooth", 0.9) == 0.5
+    assert regime_share(cosine, "zigzag", 0.9) == 0, "one step alone is no regime"
+    assert np.isnan(regime_share(cosine[:2], "smooth", 0.9))
+
+
 def test_restart_without_its_parent_is_refused(tmp_path: Path) -> None:
     orphan = replace(TINY, restart=Restart(replace(TINY, seed=9)))
     with pytest.raises(RunError, match="expected the finished run to restart from"):
@@ -173,6 +306,18 @@ def test_gradients_and_checkpoints_are_those_of_the_run(tmp_path: Path) -> None:
     gradients, parameters = run.arrays["gradients"].astype(np.float64), run.arrays["checkpoints"].astype(np.float64)
     np.testing.assert_allclose((gradients**2).sum(1), run.trace.grad_sq, rtol=1e-6)
     np.testing.assert_allclose(parameters[1:], parameters[:-1] - 0.1 * gradients[:-1], atol=1e-6)
+
+
+def test_top_cosine_is_that_of_gradient_and_eigenvector(tmp_path: Path) -> None:
+    run = made(replace(TINY, sharpness_every=2, keep_gradients=True, checkpoint_every=1), tmp_path)
+    examples, model = load("digits", 40), build("cnn", load("digits", 40), seed=3)
+    for step in (0, 4):
+        put_parameters(model, run.arrays["checkpoints"][step])
+        value, vector = sharpness(list(model.parameters()), lambda: loss_pieces(model, examples))
+        gradient = run.arrays["gradients"][step].astype(np.float64)
+        assert run.trace.sharpness[step] == pytest.approx(value, rel=1e-4)
+        assert run.trace.top_cosine[step] == pytest.approx(abs(gradient @ vector) / np.linalg.norm(gradient), abs=5e-3)
+    assert np.isnan(run.trace.top_cosine[1::2]).all()
 
 
 def test_stored_sketches_are_a_trace_of_their_own(tmp_path: Path) -> None:
@@ -216,3 +361,33 @@ def test_threads_are_as_before(tmp_path: Path) -> None:
 def test_trace_opens_by_itself(tiny: Run) -> None:
     trace = fastgeom.open_trace(trace_path(TINY, tiny.folder))
     assert trace.status == "finished" and trace.scalars == ("loss", "lr")
+
+
+OF_GENERATION_2: list[tuple[dict[str, Any], dict[str, float]]] = [
+    ({"network": "mlp"}, {"loss": 2.2249, "grad_sq": 0.18129}),
+    ({"network": "cnn"}, {"loss": 2.263, "grad_sq": 0.014999}),
+    ({"network": "vgg"}, {"loss": 2.1962, "grad_sq": 0.69887}),
+    ({"network": "resnet"}, {"loss": 2.1795, "grad_sq": 0.20585}),
+    ({"network": "resnet-bn"}, {"loss": 1.8742, "grad_sq": 0.83717}),
+    ({"network": "resnet-bn", "micro_batch": 10}, {"loss": 1.909, "grad_sq": 0.86534}),
+    ({"network": "plain"}, {"loss": 2.2713, "grad_sq": 0.039472}),
+    ({"network": "plain-bn"}, {"loss": 2.0641, "grad_sq": 0.6451}),
+    ({"loss": "mse"}, {"loss": 0.48451, "grad_sq": 0.12434}),
+    ({"optimiser": "momentum"}, {"loss": 2.2523, "grad_sq": 0.012607}),
+    ({"optimiser": "adam"}, {"loss": 1.3005, "grad_sq": 2.7595}),
+    ({"batch": 10}, {"loss": 2.2543, "grad_sq": 0.052757}),
+    ({"batch": 10, "batch_probes": True}, {"half_dot": -0.10241, "same_batch_cosine": 0.98505}),
+    ({"sharpness_every": 5}, {"sharpness": 0.30471}),
+]
+"""What the last step measures. Not of the transformer: its text comes with Python, another one with each version."""
+
+
+@pytest.mark.parametrize(("changes", "numbers"), OF_GENERATION_2, ids=str)
+def test_the_code_makes_the_numbers_of_its_generation(
+    changes: dict[str, Any], numbers: dict[str, float], tmp_path: Path
+) -> None:
+    """Kept runs hold them too: where the code came to make others, nothing else would tell old runs from new ones."""
+    run = made(replace(TINY, **changes), tmp_path)
+    found = {name: float(run.trace[name][-1]) for name in numbers}
+    advice = "count GENERATION up, make all results again, and write the new numbers here"
+    assert GENERATION == 2 and found == pytest.approx(numbers, rel=2e-3), advice

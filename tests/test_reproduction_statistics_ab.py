@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from tests.handmade_figures import EXAMPLES, LR, measured, oscillating_at, turning, twice
-from tests.handmade_runs import made, walk
+from fastgeom.analysis import ZIGZAG
+from reproductions.b1_edge_of_stability import alignment, ratios
+from tests.handmade_figures import EXAMPLES, LR, at_the_edge, measured, oscillating_at, turning, twice
+from tests.handmade_runs import diverged, made, walk
 from tests.trajectories import Descent
 
 
@@ -42,18 +44,18 @@ def test_a1_counts_architectures_with_ten_oscillating_steps_in_both_runs() -> No
 
 
 def test_a2_layer_without_a_gradient_is_left_out() -> None:
-    oscillating = walk("zz" + "m" * 2)
+    oscillating = walk("ww" + "s" * 2)
     run = made(oscillating, layers=[np.zeros((5, 2)), oscillating])
-    assert measured("A2", {"a": run, "too short": turning("z", "m")}) == 0.5
+    assert measured("A2", {"a": run, "too short": turning("", "")}) == 0.5
 
 
 def test_a3_network_that_is_too_short_is_left_out() -> None:
-    assert measured("A3", {"a": turning("zz", "mm"), "b": turning("z", "m")}) == 1
-    assert measured("A3", {"a": turning("mm", "zz")}) == -1
+    assert measured("A3", {"a": turning("ww", "ss"), "b": turning("", "")}) == 1
+    assert measured("A3", {"a": turning("ss", "ww")}) == -1
 
 
-@pytest.mark.parametrize("figure", ["A1", "A4"])
-def test_a1_and_a4_hang_on_the_sign_alone(figure: str) -> None:
+@pytest.mark.parametrize("figure", ["A1", "A2", "A3", "A4"])
+def test_oscillation_hangs_on_the_sign_alone(figure: str) -> None:
     runs, expected = EXAMPLES[figure]()
     assert [measured(figure, runs, theta) for theta in (0.1, 0.99)] == pytest.approx([expected] * 2)
 
@@ -64,12 +66,24 @@ def test_a4_network_whose_loss_did_not_fall_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("start", "expected"), [([1.0, 0.0], 1.0), ([0.0, 1.0], 0.95)])
-def test_b1_along_the_top_eigenvector_is_one(start: list[float], expected: float) -> None:
+def test_b1_curvature_along_the_top_eigenvector_is_the_sharpness(start: list[float], expected: float) -> None:
     path = Descent([20.0, 19.0], eta=LR, start=start, steps=20)
     run = made(path.gradients, updates=-LR * path.gradients, sharpness=[20.0] * 21, lr=LR)
-    assert measured("B1", {"run": run}, 0.9) == pytest.approx(expected)
+    np.testing.assert_allclose(ratios(run, ZIGZAG, 0.9), expected)
 
 
-def test_b1_without_a_sharpness_in_zigzag_is_unknown() -> None:
-    run = made([1, 0.9, 0.8, -0.8, 0.8, -0.8], sharpness=[5, 5, *[math.nan] * 4])
+def test_b1_ratio_is_of_steps_that_end_in_zigzag() -> None:
+    for run in (at_the_edge(), diverged(at_the_edge())):
+        np.testing.assert_allclose(ratios(run, ZIGZAG, 0.9), [4 / 8, 3 / 4, 4 / 4])
+        np.testing.assert_allclose(alignment(run, ZIGZAG, 0.9), [0.25, 1, 0.25])
+
+
+def test_b1_without_a_measurement_in_zigzag_is_unknown() -> None:
+    nothing = [0.5, 0.5, *[math.nan] * 4]
+    run = made([1, 0.9, 0.8, -0.8, 0.8, -0.8], sharpness=nothing, top_cosine=nothing)
     assert math.isnan(measured("B1", {"run": run}))
+
+
+def test_b2_too_short_a_restart_leaves_the_exponent_unknown() -> None:
+    runs, _ = EXAMPLES["B2"]()
+    assert math.isnan(measured("B2", {**runs, "GELU, rate / 4": made([1.0])}))

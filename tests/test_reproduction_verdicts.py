@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from reproductions.common.verdict import NOT_SUPPORTED, SUPPORTED, UNDECIDED, judge
+from reproductions.common.verdict import NOT_SUPPORTED, SUPPORTED, UNDECIDED, in_numbers, judge
 
 T_975_4 = 2.776445
 """Student's t, 97.5 %, 4 degrees of freedom, from a table."""
@@ -68,3 +68,12 @@ def test_detectable_distance_is_detected_four_times_in_five() -> None:
     values = np.random.default_rng(1).normal(0.3 + distance, 0.1, (4000, 5))
     found = [judge(row, threshold=0.3).verdict == SUPPORTED for row in values]
     assert 0.72 < np.mean(found) < 0.88
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [((0.5, 0.25, 0.75), "0.50 [0.25, 0.75]"), ((0.0, 0.0, 0.0), "0.00 in all seeds"),
+     ((0.5, math.nan, math.nan), "0.50 [unknown, unknown]"), ((None, None, None), "unknown [unknown, unknown]")],
+)  # fmt: skip
+def test_numbers_in_words(numbers: tuple[float | None, float | None, float | None], words: str) -> None:
+    assert in_numbers(*numbers) == words

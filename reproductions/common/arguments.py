@@ -6,6 +6,9 @@ import argparse
 import math
 from typing import NoReturn
 
+MOST_SEED = 10**9
+"""Far below what torch takes, so that a figure may add to it."""
+
 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line on stderr and exit status 2."""
@@ -27,10 +30,14 @@ def positive_integer(text: str) -> int:
 
 
 def seed_number(text: str) -> int:
-    """Parse a whole number of at least 0."""
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
-    return int(text)
+    """Parse a whole number from 0 to ``MOST_SEED``."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= MOST_SEED:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {MOST_SEED:,}, got {text!r}")
+    return number
 
 
 def positive_number(text: str) -> float:

@@ -64,9 +64,6 @@ class BatchProbes:
         return (first_loss + second_loss) / 2
 
     def _gradient(self, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
-        self.model.zero_grad()
+        self.model.zero_grad()  # the tensors of the gradient before are left as they are
         loss = add_batch_gradient(self.model, self.examples, rows, self.loss)
-        gradient = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        for parameter in self.parameters:
-            parameter.grad = None
-        return loss, gradient
+        return loss, [parameter.grad for parameter in self.parameters if parameter.grad is not None]

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reproductions.common import data, models
 from reproductions.common.configuration import Configuration
-from reproductions.common.models import describe
 
-DATA = {
-    "digits": "8×8 digits (scikit-learn)",
-    "mnist5k": "MNIST digits",
-    "cifar10": "CIFAR-10",
-    "text": "sequences of 32 characters of Python's help texts",
-}
 LOSSES = {"cross-entropy": "cross-entropy", "mse": "squared error"}
 OPTIMISERS = {"gd": "gradient descent", "momentum": "gradient descent with momentum 0.9", "adam": "Adam"}
 MOST_RATES = 8
@@ -20,12 +14,11 @@ MOST_RATES = 8
 
 def describe_settings(configurations: Sequence[Configuration]) -> str:
     """Data sets, networks, optimisers, rates and seeds of some runs, each named once; and whose settings they are."""
-    data = _unique(f"{c.n_examples:,} {DATA[c.data]}" for c in configurations)
-    parents = [c.restart.parent for c in configurations if c.restart is not None]
+    examples = _unique(data.describe(c.data, c.n_examples) for c in configurations)
     losses = _unique(LOSSES[c.loss] for c in configurations)
-    networks = _unique(describe(c.network) for c in configurations)
+    networks = _unique(models.describe(c.network) for c in configurations)
     optimisers = "; ".join(_unique(_optimiser(c) for c in configurations))
-    rates = sorted({c.lr for c in [*configurations, *parents]})
+    rates = sorted({c.lr for c in configurations})
     if len(rates) > MOST_RATES:
         eta = f"η from {rates[0]:.3g} to {rates[-1]:.3g}"
     else:
@@ -34,7 +27,7 @@ def describe_settings(configurations: Sequence[Configuration]) -> str:
     length = f"{steps[0]:,} steps" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,} steps"
     seeds = _ranges(sorted({c.seed for c in configurations}))
     return (
-        f"Data: {'; '.join(data)}. Loss: {' and '.join(losses)}. Networks: {'; '.join(networks)}.\n"
+        f"Data: {'; '.join(examples)}. Loss: {' and '.join(losses)}. Networks: {'; '.join(networks)}.\n"
         f"{optimisers[0].upper()}{optimisers[1:]}; constant {eta}; {length}; {seeds}. "
         "All settings are ours, not the paper's."
     )

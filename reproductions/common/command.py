@@ -29,7 +29,7 @@ def make(figures: Sequence[Reproduction], program: str, request: Request) -> int
         train_all(list(figures), request)
         for figure in figures:
             verdict, path = conclude(figure, request)
-            print(f"{figure.id:4}{verdict_line(figure, verdict)}\n    {verdict.reason}\n    {path}")
+            print(f"{figure.id:4}{verdict_line(figure, verdict, request.theta)}\n    {verdict.reason}\n    {path}")
     except (DataNotFoundError, RunError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2

@@ -17,8 +17,9 @@ from torch.nn import functional
 Shape = tuple[int, ...]
 
 
-def mlp(image_shape: Shape, n_classes: int, *, width: int = 64) -> nn.Module:
-    """Build two hidden layers with ReLU and one linear layer, with torch's default initialisation."""
+def mlp(image_shape: Shape, n_classes: int) -> nn.Module:
+    """Build two hidden layers of 64 with ReLU and one linear layer, with torch's default initialisation."""
+    width = 64
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for number, n_in in enumerate((math.prod(image_shape), width), start=1):
         layers[f"linear{number}"] = nn.Linear(n_in, width)
@@ -27,19 +28,22 @@ def mlp(image_shape: Shape, n_classes: int, *, width: int = 64) -> nn.Module:
     return nn.Sequential(layers)
 
 
-def small_cnn(image_shape: Shape, n_classes: int, *, widths: Sequence[int] = (8, 16, 16)) -> nn.Module:
-    """Build a stack of 3 by 3 convolutions of stride 2, ReLU after each, and one linear layer; no normalisation.
+def small_cnn(image_shape: Shape, n_classes: int, activation: type[nn.Module] = nn.ReLU) -> nn.Module:
+    """Build three 3 by 3 convolutions of stride 2, an activation after each, and one linear layer; no normalisation.
+
+    The initialisation is torch's default.
 
     Args:
         image_shape: (channels, height, width).
         n_classes: outputs of the linear layer.
-        widths: output channels of each convolution. The initialisation is torch's default.
+        activation: made without arguments.
     """
     channels, height, width = image_shape
+    widths = (8, 16, 16)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, (n_in, n_out) in enumerate(pairwise((channels, *widths)), start=1):
         layers[f"conv{number}"] = nn.Conv2d(n_in, n_out, kernel_size=3, stride=2, padding=1)
-        layers[f"relu{number}"] = nn.ReLU()
+        layers[f"activation{number}"] = activation()
         height, width = -(-height // 2), -(-width // 2)
     layers["flatten"] = nn.Flatten()
     layers["linear"] = nn.Linear(widths[-1] * height * width, n_classes)

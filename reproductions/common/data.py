@@ -12,7 +12,7 @@ from torch import Tensor
 from reproductions.common import images, text
 from reproductions.common.images import DataNotFoundError
 
-__all__ = ["IMAGES", "MOST_EXAMPLES", "NAMES", "DataNotFoundError", "Examples", "load"]
+__all__ = ["IMAGES", "MOST_EXAMPLES", "NAMES", "DataNotFoundError", "Examples", "describe", "load"]
 
 MOST_EXAMPLES = 5000
 
@@ -33,7 +33,7 @@ class Examples:
     """What a network is given and what it shall answer.
 
     Attributes:
-        name: what they are examples of, for a caption.
+        name: what they are examples of, for a message.
         inputs: images: float32, shape (n, channels, height, width), in memory channels last, standardised to mean 0 and
             variance 1 over all pixels; text: int64, shape (n, context), characters from 0 to n_classes - 1.
         targets: int64, from 0 to n_classes - 1; shape (n,) for images, (n, context) for text: the next characters.
@@ -54,12 +54,6 @@ class Examples:
         """Whether these are images; else they are text."""
         return self.inputs.is_floating_point()
 
-    @property
-    def caption(self) -> str:
-        """How many of what: "500 images of MNIST digits"."""
-        kind = "images" if self.are_images else f"sequences of {self.inputs.shape[1]} characters"
-        return f"{len(self):,} {kind} of {self.name}"
-
     def take(self, rows: Tensor) -> Examples:
         """Take the examples with these numbers, in this order, in the same memory order.
 
@@ -74,6 +68,12 @@ class Examples:
     def to(self, device: torch.device | str) -> Examples:
         """Copy the tensors to ``device``; those that are there already are shared."""
         return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+
+
+def describe(name: str, n_examples: int) -> str:
+    """How many of what, for a caption: "500 images of MNIST digits"; ``name`` is one of ``NAMES``."""
+    kind = "images" if name in IMAGES else f"sequences of {text.CONTEXT} characters"
+    return f"{n_examples:,} {kind} of {SOURCES[name][0]}"
 
 
 def load(name: str, n_examples: int = MOST_EXAMPLES) -> Examples:

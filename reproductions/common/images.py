@@ -36,14 +36,17 @@ def mnist5k() -> tuple[np.ndarray, np.ndarray]:
     return pixels.reshape(-1, 1, 28, 28), labels
 
 
-@functools.cache
 def cifar10() -> tuple[np.ndarray, np.ndarray]:
     """Read the training images in the first form found: torchvision's batches, an .npz, a Hugging Face folder.
 
     Raises:
         DataNotFoundError: there is none; the message names the folder looked for.
     """
-    named = os.environ.get(DATA_VARIABLE)
+    return _cifar10(os.environ.get(DATA_VARIABLE))
+
+
+@functools.cache
+def _cifar10(named: str | None) -> tuple[np.ndarray, np.ndarray]:
     folder = Path(named or "data").absolute()
     batches = folder if (folder / "data_batch_1").is_file() else folder / "cifar-10-batches-py"
     if (batches / "data_batch_1").is_file():
@@ -75,9 +78,9 @@ def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
         images = max((arrays[name] for name in arrays if arrays[name].ndim == 4), key=len, default=None)
         if images is None:
             raise DataNotFoundError(f"cifar10: {path} holds no array of shape (n, 32, 32, 3) or (n, 3, 32, 32)")
-        labels = [arrays[name] for name in arrays if arrays[name].size == len(images)]
+        labels = [array for array in arrays.values() if array.size == len(images) and array.dtype.kind in "iu"]
     if not labels:
-        raise DataNotFoundError(f"cifar10: {path} holds no {len(images)} labels")
+        raise DataNotFoundError(f"cifar10: {path} holds no {len(images)} labels, which are integers")
     return _channels_first(images), labels[0].reshape(-1)
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from reproductions.common import convolutional
-from reproductions.common.convolutional import ResidualNetwork
+from reproductions.common.convolutional import ResidualNetwork, Shape
 from reproductions.common.data import Examples
 from reproductions.common.transformer import Transformer
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,17 @@ class Network:
     reads: str = "images"
 
 
-def _residual(**settings: bool) -> Callable[[Shape, int], nn.Module]:
-    return lambda shape, n_classes: ResidualNetwork(shape, n_classes, **settings)
-
-
 NETWORKS = {
     "mlp": Network("MLP: two hidden layers of 64, ReLU, linear", convolutional.mlp),
-    "cnn": Network("CNN: 3×3 convolutions, stride 2, 8, 16, 16 channels, ReLU, linear", convolutional.small_cnn),
-    "vgg": Network("VGG-like: pairs of 3×3 convolutions, 8, 16, 16 channels, ReLU, max pooling", convolutional.vgg),
-    "resnet": Network("ResNet: three blocks, 8, 16, 16 channels, ReLU, no normalisation", _residual()),
-    "resnet-bn": Network("ResNet: three blocks, 8, 16, 16 channels, ReLU, batch norm", _residual(normalise=True)),
-    "plain": Network("the ResNet without skips, no normalisation", _residual(skips=False)),
-    "plain-bn": Network("the ResNet without skips, batch norm", _residual(skips=False, normalise=True)),
+    "cnn": Network("CNN: 3×3 convolutions of stride 2, 8-16-16 channels, ReLU, linear", convolutional.small_cnn),
+    "vgg": Network("VGG-like: pairs of 3×3 convolutions, 8-16-16 channels, ReLU, max pooling", convolutional.vgg),
+    "resnet": Network("ResNet: three blocks, 8-16-16 channels, ReLU, no normalisation", ResidualNetwork),
+    "resnet-bn": Network(
+        "ResNet: three blocks, 8-16-16 channels, ReLU, batch norm", partial(ResidualNetwork, normalise=True)
+    ),
+    "plain": Network("the ResNet without skips, no normalisation", partial(ResidualNetwork, skips=False)),
+    "plain-bn": Network("the ResNet without skips, batch norm", partial(ResidualNetwork, skips=False, normalise=True)),
+    "cnn-gelu": Network("the CNN with GELU for ReLU", partial(convolutional.small_cnn, activation=nn.GELU)),
     "transformer": Network("transformer: two pre-norm blocks, width 32, 2 heads, causal", Transformer, reads="text"),
     "resnet18": Network("ResNet-18 for small images: 3×3 stem, batch norm", convolutional.resnet18),
     "vgg11": Network("VGG-11 with one linear layer, no normalisation", convolutional.vgg11),

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from fastgeom import figures
 
+DPI = 110
 INCHES_A_CHARACTER = {9: 0.068, 8: 0.060}
 """Mean width of a character by its size in points, a little too wide rather than too narrow."""
 
@@ -26,7 +27,7 @@ def new_picture(size: tuple[float, float], title: str, verdict: str, caption: st
     matplotlib.rcParams.update(figures.STYLE)
     matplotlib.rcParams["svg.hashsalt"] = "fastgeom"
     matplotlib.rcParams["svg.fonttype"] = "none"
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
     body = figure.add_subfigure(figure.add_gridspec()[0])
     body.suptitle(_wrap(verdict, size[0], 9), fontsize=9, x=0.01, ha="left")
@@ -41,8 +42,12 @@ def save_picture(figure: Figure, stem: Path) -> Path:
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     path = stem.with_suffix(".png")
-    figure.savefig(path, dpi=110)
-    figure.savefig(stem.with_suffix(".svg"), dpi=110, metadata={"Date": None})
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.execute(figure)
+    figure.set_layout_engine("none")  # the places that it found serve both files; each would look for them again
+    figure.savefig(path)
+    figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing.context import SpawnContext
@@ -64,17 +65,22 @@ def _in_processes(missing: list[Configuration], folder: Path, workers: int) -> N
     lock, slots = context.RLock(), context.Value("i", 0)
     executor = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(lock, slots))
     tqdm.set_lock(lock)
-    with tqdm(total=len(missing), unit=" runs", desc="all runs", position=0, mininterval=REFRESH_S) as bar:
-        try:
-            waiting = [executor.submit(_train_in_slot, configuration, folder) for configuration in missing]
+    try:
+        with tqdm(total=len(missing), unit=" runs", desc="all runs", position=0, mininterval=REFRESH_S) as bar:
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is not the workers' to handle
+            try:
+                waiting = [executor.submit(_train_in_slot, configuration, folder) for configuration in missing]
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             for done in as_completed(waiting):
                 done.result()
                 bar.update()
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        tqdm.set_lock(threading.RLock())  # who was killed may hold the other for ever
+        raise
     executor.shutdown()
 
 
@@ -82,13 +88,20 @@ _slot = 0
 
 
 def _start_worker(lock: Any, slots: Synchronized[int]) -> None:
-    """Take a line of the terminal for this process's bars; Ctrl-C is the parent's to handle."""
+    """Take a line of the terminal for this process's bars, and end with the process that started this one."""
     global _slot  # noqa: PLW0603 - a process of the pool has no other place for what it is
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     tqdm.set_lock(lock)
     with slots.get_lock():
         slots.value += 1
         _slot = slots.value
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _train_in_slot(configuration: Configuration, folder: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
-import operator
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,12 +17,13 @@ from reproductions.common.configuration import Configuration
 from reproductions.common.picture import new_picture, save_picture
 from reproductions.common.pool import finish
 from reproductions.common.runs import Run, RunError, find
-from reproductions.common.verdict import Verdict, judge
+from reproductions.common.verdict import Verdict, in_numbers, judge
 
-FIRST_SEED = 10
-"""Settings were tried out on smaller ones."""
+FIRST_SEED = 20
+"""Settings were tried out on seeds below 10, and 10 to 17 had been seen when statistics were changed last."""
 
 Effort = Literal["quick", "default", "full"]
+SEEDS: dict[Effort, int] = {"quick": 2, "default": 5, "full": 5}
 Runs = Mapping[str, Run]
 """The runs of one seed, by the keys that the plan gave them."""
 
@@ -75,9 +74,8 @@ class Reproduction:
     plan: Callable[[Effort, int], Mapping[str, Configuration]]
     measure: Callable[[Runs, float], float]
     draw: Callable[[Figure | SubFigure, Results], None]
-    size: tuple[float, float] = (10.0, 6.0)
+    size: tuple[float, float]
     notes: str = ""
-    seeds: Mapping[Effort, int] = field(default_factory=lambda: {"quick": 2, "default": 5, "full": 5})
 
     @property
     def id(self) -> str:
@@ -90,7 +88,7 @@ class Request:
     """What the command line asks of a figure, or of all.
 
     Attributes:
-        effort: which settings; seeds: how many seeds, None for the figure's own number, from first_seed on.
+        effort: which settings; seeds: how many seeds, None for the effort's number, from first_seed on.
         theta: threshold of the regimes, between 0 and 1.
         steps: no run is longer; None leaves them as planned.
         lr_scale: every learning rate times this.
@@ -117,7 +115,7 @@ class Request:
 
 def planned(figure: Reproduction, request: Request) -> dict[int, dict[str, Configuration]]:
     """All runs of a figure: seed -> key -> configuration."""
-    n_seeds = request.seeds or figure.seeds[request.effort]
+    n_seeds = request.seeds or SEEDS[request.effort]
     return {
         seed: {key: _as_asked(c, request) for key, c in figure.plan(request.effort, seed).items()}
         for seed in range(request.first_seed, request.first_seed + n_seeds)
@@ -154,9 +152,9 @@ def conclude(figure: Reproduction, request: Request) -> tuple[Verdict, Path]:
     settings = describe_settings([run.configuration for run in whole])
     diverged = [run for run in whole if run.diverged_at is not None]
     if diverged:
-        settings += f"\n{len(diverged)} of {len(whole)} runs diverged; they are read up to there"
+        settings += f"\n{len(diverged)} of {len(whole)} runs diverged to infinity; they are read up to there"
     picture, body = new_picture(
-        figure.size, f"{figure.id}  {figure.title}", verdict_line(figure, results.verdict), settings
+        figure.size, f"{figure.id}  {figure.title}", verdict_line(figure, results.verdict, request.theta), settings
     )
     figure.draw(body, results)
     path = save_picture(picture, request.out / figure.name)
@@ -177,24 +175,29 @@ def conclude(figure: Reproduction, request: Request) -> tuple[Verdict, Path]:
         "diverged": len(diverged),
         "training_s": round(sum({run.configuration.name: run.seconds for run in whole}.values()), 1),
         "drawing_s": round(time.perf_counter() - started, 1),
-        "versions": functools.reduce(operator.or_, (run.versions for run in whole), {}),
+        "processor": _each_once(run.processor for run in whole),
+        "versions": {
+            name: _each_once(run.versions.get(name, "unknown") for run in whole) for name in whole[0].versions
+        },
     }
     text = json.dumps(_without_nan(record), indent=1, ensure_ascii=False, allow_nan=False)
     path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     return results.verdict, path
 
 
-def verdict_line(figure: Reproduction, verdict: Verdict) -> str:
-    """The verdict in numbers, one line."""
+def verdict_line(figure: Reproduction, verdict: Verdict, theta: float) -> str:
+    """The verdict in words, and in numbers on a second line."""
+    known = sum(map(math.isfinite, verdict.values))
+    seeds = f"{known} seeds" if known == len(verdict.values) else f"{known} of {len(verdict.values)} seeds"
     return (
-        f"{figure.statement}: {verdict.verdict.upper()}\n{figure.statistic}: {_number(verdict.mean)} "
-        f"[{_number(verdict.low)}, {_number(verdict.high)}], threshold {verdict.threshold:g}, "
-        f"{len(verdict.values)} seeds"
+        f"{figure.statement}: {verdict.verdict.upper()}\n"
+        f"{figure.statistic}: {in_numbers(verdict.mean, verdict.low, verdict.high)}; "
+        f"threshold {verdict.threshold:g}, θ = {theta:g}, {seeds}"
     )
 
 
-def _number(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else "unknown"
+def _each_once(texts: Iterable[str]) -> str:
+    return "; ".join(sorted(set(texts)))
 
 
 def _found(configuration: Configuration, request: Request) -> Run:

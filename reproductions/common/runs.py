@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +37,7 @@ class Run:
         n_parameters: how many numbers were trained.
         seconds: wall time of the training, measurements included.
         diverged_at: the first step whose loss was not finite; None where there is none.
-        versions: of the packages that made it.
+        versions: of the packages that made it; processor: what computed it, and with which instructions.
     """
 
     configuration: Configuration
@@ -45,6 +46,7 @@ class Run:
     seconds: float
     diverged_at: int | None
     versions: dict[str, str]
+    processor: str = "unknown"
 
     @cached_property
     def trace(self) -> Any:
@@ -58,30 +60,32 @@ class Run:
 
     def _open(self, path: Path, window: int) -> Any:
         """A trace of this run, or an error where it is not the whole of it."""
-        remedy = f"delete {record_path(self.configuration, self.folder).name} to train again"
         try:
             trace = fastgeom.open_trace(path)
         except (OSError, ValueError) as error:
-            raise RunError(
-                f"{path}: expected the trace of {self.configuration.title}, got: {error}: {remedy}"
-            ) from error
+            raise self._error(path, f"the trace of {self.configuration.title}", error) from error
         if trace.status != "finished":
-            raise RunError(f"{path}: expected a finished trace, got a {trace.status} one: {remedy}")
+            raise self._error(path, "a finished trace", f"a {trace.status} one")
         if trace.window != window:
-            raise RunError(f"{path}: expected a window of {window}, got {trace.window}: {remedy}")
+            raise self._error(path, f"a window of {window}", trace.window)
         n_rows = self.configuration.steps if self.diverged_at is None else self.diverged_at + 1
         if len(trace) != n_rows:
-            raise RunError(f"{path}: expected {n_rows} steps, got {len(trace)}: {remedy}")
+            raise self._error(path, f"{n_rows} steps", len(trace))
         return trace
+
+    def _error(self, path: Path, expected: str, got: object) -> RunError:
+        remedy = f"delete {record_path(self.configuration, self.folder).name} to train again"
+        return RunError(f"{path}: expected {expected}, got {got}: {remedy}")
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """``checkpoint_steps``, ``checkpoints`` (checkpoint, parameter), ``gradients`` (step, parameter), as asked."""
         path = arrays_path(self.configuration, self.folder)
-        if not path.is_file():
-            raise RunError(f"{path}: expected the arrays of this run, got no file: delete the run to make it again")
-        with np.load(path) as kept:
-            return dict(kept)
+        try:
+            with path.open("rb") as file, np.load(file) as kept:  # np.load leaves a bad file open
+                return dict(kept)
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+            raise self._error(path, f"the arrays of {self.configuration.title}", error) from error
 
     @cached_property
     def end(self) -> int:
@@ -104,11 +108,22 @@ class Run:
         return analysis.classify(self.cosine, theta)
 
     def share(self, regime: str, theta: float) -> float:
-        """Share of the steps with a known c_t that lie in a regime; NaN where a run has fewer than two such steps."""
-        known = np.isfinite(self.cosine)
-        if np.count_nonzero(known) < 2:
-            return float("nan")
-        return float(np.mean(self.labels(theta)[known] == analysis.REGIMES[regime]))
+        """Share of the steps before a divergence that lie in a regime, as ``regime_share`` counts them."""
+        return regime_share(self.cosine, regime, theta)
+
+
+def regime_share(cosine: np.ndarray, regime: str, theta: float) -> float:
+    """Share of the steps with a known c_t that lie in a regime; NaN where there are fewer than two such steps.
+
+    Args:
+        cosine: c_t, shape (step,).
+        regime: a key of ``analysis.REGIMES``.
+        theta: threshold of the regimes.
+    """
+    known = np.isfinite(cosine)
+    if np.count_nonzero(known) < 2:
+        return float("nan")
+    return float(np.mean(analysis.classify(cosine, theta)[known] == analysis.REGIMES[regime]))
 
 
 def trace_path(configuration: Configuration, folder: Path) -> Path:

@@ -15,53 +15,51 @@ class Setting:
 
     Attributes:
         n_examples: how many of the data set.
-        large: a rate at which the run reaches the edge of stability early; steps: how many are taken at it.
-        small: a rate at which it does not, or late; small_steps: how many are taken at it.
+        lr: a rate at which the run reaches the edge of stability early.
+        steps: how many are taken.
         loss: ``"cross-entropy"`` or ``"mse"``.
     """
 
     n_examples: int
-    large: float
+    lr: float
     steps: int
-    small: float
-    small_steps: int
     loss: str = "cross-entropy"
 
 
 SETTINGS: dict[tuple[str, str], Setting] = {
-    ("mlp", "digits"): Setting(1797, 0.2, 600, 0.05, 1200, "mse"),
-    ("cnn", "digits"): Setting(1000, 0.1, 300, 0.025, 900),
-    ("vgg", "digits"): Setting(1000, 0.0125, 400, 0.003, 800),
-    ("resnet", "digits"): Setting(1000, 0.1, 300, 0.025, 600),
-    ("resnet-bn", "digits"): Setting(1000, 0.4, 300, 0.1, 300),
-    ("mlp", "mnist5k"): Setting(1000, 0.08, 600, 0.06, 800, "mse"),
-    ("cnn", "mnist5k"): Setting(1000, 0.05, 400, 0.02, 800),
-    ("vgg", "mnist5k"): Setting(500, 0.025, 300, 0.00625, 600),
-    ("resnet", "mnist5k"): Setting(500, 0.1, 300, 0.025, 500),
-    ("resnet-bn", "mnist5k"): Setting(500, 0.4, 300, 0.1, 300),
-    ("plain", "mnist5k"): Setting(500, 0.1, 300, 0.025, 500),
-    ("plain-bn", "mnist5k"): Setting(500, 0.4, 300, 0.1, 300),
-    ("transformer", "text"): Setting(200, 0.1, 300, 0.025, 300),
+    ("mlp", "digits"): Setting(1797, 0.2, 600, "mse"),
+    ("cnn", "digits"): Setting(1000, 0.1, 300),
+    ("vgg", "digits"): Setting(1000, 0.0125, 400),
+    ("resnet", "digits"): Setting(1000, 0.1, 300),
+    ("resnet-bn", "digits"): Setting(1000, 0.4, 300),
+    ("mlp", "mnist5k"): Setting(1000, 0.08, 600, "mse"),
+    ("cnn", "mnist5k"): Setting(1000, 0.05, 400),
+    ("vgg", "mnist5k"): Setting(500, 0.025, 300),
+    ("resnet", "mnist5k"): Setting(500, 0.1, 300),
+    ("resnet-bn", "mnist5k"): Setting(500, 0.4, 300),
+    ("transformer", "text"): Setting(200, 0.1, 300),
 }
 
-QUICK = Setting(100, 0.1, 30, 0.02, 30)
-FULL = Setting(5000, 0.02, 1000, 0.005, 2000)
-FULL_NETWORK = {"mlp": "vgg11", "cnn": "vgg11", "vgg": "vgg11", "plain": "vgg11", "plain-bn": "resnet18",
-                "resnet": "resnet18", "resnet-bn": "resnet18", "transformer": "resnet18"}  # fmt: skip
+QUICK = Setting(100, 0.1, 30)
+FULL = Setting(5000, 0.02, 1000)
+FULL_NETWORK = {
+    "mlp": "vgg11",
+    "cnn": "vgg11",
+    "vgg": "vgg11",
+    "resnet": "resnet18",
+    "resnet-bn": "resnet18",
+}
 """What stands for a small network with --full."""
 
 
-def reference(
-    effort: Effort, seed: int, network: str = "cnn", data: str = "mnist5k", *, rate: str = "large", **changes: Any
-) -> Configuration:
-    """The shared run of a network on a data set, at its large or at its small rate.
+def reference(effort: Effort, seed: int, network: str = "cnn", data: str = "mnist5k", **changes: Any) -> Configuration:
+    """The shared run of a network on a data set.
 
     Args:
         effort: ``"quick"`` trains a few steps on a few of the 8×8 digits (or sequences), ``"full"`` its counterpart
             among ResNet-18 and VGG-11 on 5,000 images of CIFAR-10, on a CUDA card.
         seed: of the run.
         network: a name of ``models.NETWORKS``; data: a name of ``data.NAMES``.
-        rate: ``"large"`` or ``"small"``.
         changes: fields of the configuration that differ.
     """
     if effort == "default":
@@ -74,8 +72,8 @@ def reference(
         data=data,
         n_examples=setting.n_examples,
         network=network,
-        lr=setting.large if rate == "large" else setting.small,
-        steps=setting.steps if rate == "large" else setting.small_steps,
+        lr=setting.lr,
+        steps=setting.steps,
         seed=seed,
         loss=setting.loss,
         device="cuda" if effort == "full" else "cpu",

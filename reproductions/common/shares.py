@@ -1,4 +1,4 @@
-"""Progress shares of a run, by the four definitions in the order of the figures."""
+"""Shares of a run: of its progress, by the four definitions in the order of the figures, and of its steps."""
 
 from __future__ import annotations
 
@@ -16,3 +16,9 @@ def share_table(run: Run, labels: np.ndarray) -> np.ndarray:
     end = run.end
     shares = analysis.progress_shares(run.trace.loss[:end], labels, run.trace.step[:end])
     return np.array([getattr(shares, name) for name in DEFINITIONS])
+
+
+def oscillating_share(cosine: np.ndarray) -> float:
+    """Share of the steps with a known correlation at which it is negative; NaN without one."""
+    known = cosine[np.isfinite(cosine)]
+    return float(np.mean(known < 0)) if len(known) else float("nan")

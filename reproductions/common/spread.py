@@ -86,7 +86,7 @@ def plot_strips(
         colours: one a group.
         middle: ``"mean"`` or ``"median"``.
     """
-    axes.set_ylim(len(groups) - 0.5, -0.6)
+    axes.set_ylim(len(groups) - 0.5, -0.75)
     axes.set_yticks(range(len(groups)), list(groups))
     if not np.isfinite(np.concatenate([np.asarray(values, float) for values in groups.values()])).any():
         say(axes, TOO_SHORT, "x")

@@ -17,7 +17,7 @@ from reproductions.common.data import load
 from reproductions.common.descent import add_full_batch_gradient
 from reproductions.common.models import build
 from reproductions.common.runs import Run, find
-from reproductions.common.training import one_thread, put_parameters
+from reproductions.common.training import longest_kept, one_thread, put_parameters
 
 SCALES = np.logspace(-3, 2, 26)
 """In units of the learning rate: five a decade."""
@@ -50,26 +50,20 @@ def sweeps(run: Run, theta: float) -> tuple[Point, ...]:
     return _sweeps(run.configuration, run.folder, theta)
 
 
-def choose(labels: np.ndarray, checkpoint_steps: np.ndarray, count: int = POINTS) -> list[tuple[int, int, str]]:
+def choose(labels: np.ndarray, checkpoint_steps: np.ndarray) -> list[tuple[int, int, str]]:
     """Choose checkpoints: (number of the checkpoint, step, regime).
 
     Smooth ones are spread over the longest smooth stretch that has any, zigzag ones over all zigzag stretches, which
     can be short. A step counts where its label and the next one's are of the regime.
     """
     both = np.where(labels[1:] == labels[:-1], labels[1:], analysis.MIXED)
-    inside = checkpoint_steps < len(both)
-    of_checkpoint = np.where(inside, both[np.where(inside, checkpoint_steps, 0)] if len(both) else 0, analysis.MIXED)
-    stretches = [part for part in analysis.runs(both) if part.label == analysis.SMOOTH]
-    smooth: np.ndarray = np.zeros(0, np.int64)
-    for part in sorted(stretches, key=lambda part: -part.length):
-        smooth = np.flatnonzero((checkpoint_steps >= part.start) & (checkpoint_steps < part.stop))
-        if len(smooth):
-            break
-    zigzag = np.flatnonzero(of_checkpoint == analysis.ZIGZAG)
+    smooth = longest_kept(both, analysis.SMOOTH, checkpoint_steps)
+    zigzag = np.flatnonzero(np.isin(checkpoint_steps, np.flatnonzero(both == analysis.ZIGZAG)))
     chosen = []
     for regime, found in (("smooth", smooth), ("zigzag", zigzag)):
+        n_points = min(POINTS, len(found))
         # the middles of as many equal parts as there are points
-        places = ((np.arange(min(count, len(found))) + 0.5) / max(1, min(count, len(found))) * len(found)).astype(int)
+        places = ((np.arange(n_points) + 0.5) / max(1, n_points) * len(found)).astype(int)
         chosen += [(int(k), int(checkpoint_steps[k]), regime) for k in found[places]]
     return chosen
 

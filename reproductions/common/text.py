@@ -8,9 +8,10 @@ import numpy as np
 
 N_SYMBOLS = 64
 CONTEXT = 32
+"""Characters a sequence."""
 
 
-def help_topics(context: int = CONTEXT) -> tuple[np.ndarray, np.ndarray]:
+def help_topics() -> tuple[np.ndarray, np.ndarray]:
     """Cut what Python's ``help`` knows of the language into sequences that touch and do not overlap.
 
     ``pydoc_data.topics`` holds about 465,000 characters of English and of examples; its topics are joined in the order
@@ -19,11 +20,8 @@ def help_topics(context: int = CONTEXT) -> tuple[np.ndarray, np.ndarray]:
 
     **The text differs between versions of Python**, and the losses with it: compare statistics.
 
-    Args:
-        context: characters a sequence.
-
     Returns:
-        inputs, targets: int64, both (n, context); ``targets[i, j]`` is the character after ``inputs[i, j]``.
+        inputs, targets: int64, both (n, ``CONTEXT``); ``targets[i, j]`` is the character after ``inputs[i, j]``.
     """
     from pydoc_data.topics import topics
 
@@ -31,5 +29,5 @@ def help_topics(context: int = CONTEXT) -> tuple[np.ndarray, np.ndarray]:
     commonest = sorted(Counter(text).items(), key=lambda item: (-item[1], item[0]))[: N_SYMBOLS - 1]
     symbol = {character: number for number, (character, _) in enumerate(commonest, start=1)}
     symbols = np.array([symbol.get(character, 0) for character in text], np.int64)
-    n = (len(symbols) - 1) // context
-    return symbols[: n * context].reshape(n, context), symbols[1 : n * context + 1].reshape(n, context)
+    n = (len(symbols) - 1) // CONTEXT
+    return symbols[: n * CONTEXT].reshape(n, CONTEXT), symbols[1 : n * CONTEXT + 1].reshape(n, CONTEXT)

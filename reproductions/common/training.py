@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -21,7 +22,7 @@ from reproductions.common.batches import BatchProbes, batches
 from reproductions.common.configuration import Configuration, Restart
 from reproductions.common.data import Examples, load
 from reproductions.common.descent import add_batch_gradient, add_full_batch_gradient, loss_pieces
-from reproductions.common.models import build
+from reproductions.common.models import build, count_parameters
 from reproductions.common.runs import (
     SKETCH_WINDOW,
     Run,
@@ -51,11 +52,12 @@ def train(configuration: Configuration, folder: Path, report: Report) -> None:
     """Make a run: trace, record and whatever arrays the configuration asks for.
 
     One thread computes, so that the numbers do not hang on how many cores a machine has, and several runs share them.
+    Where another process is making this very run, it is waited for.
 
     Raises:
         DataNotFoundError: the data set is not there.
         RunError: the run that this one restarts from is missing.
-        OSError: a file cannot be written; another process is making this very run.
+        OSError: a file cannot be written.
     """
     with claimed(configuration, folder):
         if find(configuration, folder) is None:  # another process may have made it in the meantime
@@ -71,17 +73,34 @@ def _train(configuration: Configuration, folder: Path, report: Report) -> None:
             put_parameters(model, restart_point(configuration.restart, folder))
         kept = _Kept(configuration, list(model.parameters()))
         diverged_at = _descend(configuration, folder, model, examples, kept=kept, report=report)
-    if kept.arrays():
-        write_arrays(configuration, folder, kept.arrays())
+    if arrays := kept.arrays():
+        write_arrays(configuration, folder, arrays)
     write_record(
         configuration,
         folder,
-        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        n_parameters=count_parameters(model),
         seconds=round(time.perf_counter() - started, 2),
         diverged_at=diverged_at,
         versions={name: metadata.version(name) for name in ("torch", "numpy", "numba")}
         | {"fastgeom": fastgeom.__version__, "python": platform.python_version()},
+        processor=processor(configuration.device),
     )
+
+
+def processor(device: str) -> str:
+    """What computes: another one rounds differently, and a chaotic run of the same seed is another run there."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    named = re.search(r"^model name\s*: (.*)$", _cpu_description(), re.M)
+    model = named[1] if named else platform.processor() or platform.machine()
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _cpu_description() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
 
 
 def _descend(
@@ -97,15 +116,17 @@ def _descend(
         for step in range(configuration.steps):
             scalars: dict[str, float | Tensor] = {"lr": configuration.lr}
             kept.before(step)
+            top: np.ndarray | None = None
             if configuration.sharpness_every is not None:
-                scalars["sharpness"] = float("nan")
+                scalars |= dict.fromkeys(("sharpness", "top_cosine"), float("nan"))
                 if step % configuration.sharpness_every == 0:
                     with contextlib.suppress(ArpackError):  # the Hessian of a run that diverges is not finite
-                        scalars["sharpness"], start_vector = sharpness(
+                        scalars["sharpness"], top = sharpness(
                             list(model.parameters()),
                             lambda: loss_pieces(model, examples, configuration.loss, configuration.micro_batch),
                             start_vector,
                         )
+                        start_vector = top
             chosen = next(rows)
             if probes is not None:
                 loss = probes.add_gradient(chosen, scalars)
@@ -113,6 +134,8 @@ def _descend(
                 loss = add_full_batch_gradient(model, examples, configuration.loss, configuration.micro_batch)
             else:
                 loss = add_batch_gradient(model, examples, chosen, configuration.loss)
+            if top is not None:
+                scalars["top_cosine"] = _cosine(flatten([p.grad for p in model.parameters()]), top)
             statistics = probe.step(loss=loss, **scalars)
             for other in others:
                 other.step(loss=loss)
@@ -123,6 +146,12 @@ def _descend(
             if not loss.isfinite():
                 return step
     return None
+
+
+def _cosine(gradient: np.ndarray, top: np.ndarray) -> float:
+    """Between the gradient and the top eigenvector, from 0 to 1: the sign of an eigenvector means nothing."""
+    length = float(np.linalg.norm(gradient))
+    return abs(float(gradient @ top)) / length if length > 0 else float("nan")
 
 
 def _probes(configuration: Configuration, folder: Path, model: nn.Module) -> Iterator[fastgeom.Probe]:
@@ -200,12 +229,29 @@ def restart_point(restart: Restart, folder: Path) -> np.ndarray:
 def restart_index(restart: Restart, parent: Run) -> int:
     """Which checkpoint of the parent that is."""
     steps = parent.arrays["checkpoint_steps"]
-    stretches = [part for part in analysis.runs(parent.labels(restart.theta)) if part.label == analysis.ZIGZAG]
+    inside = longest_kept(parent.labels(restart.theta), analysis.ZIGZAG, steps)
+    if len(inside):
+        return int(inside[len(inside) // 2])
+    return int(np.flatnonzero(steps < max(parent.end, 1))[-1])
+
+
+def longest_kept(labels: np.ndarray, label: int, steps: np.ndarray) -> np.ndarray:
+    """Which checkpoints lie inside the longest stretch of a label that has any, the first of several such.
+
+    Args:
+        labels: of every step, shape (step,).
+        label: of the stretch.
+        steps: of every checkpoint, shape (checkpoint,).
+
+    Returns:
+        Numbers of checkpoints, increasing; empty where no stretch has any.
+    """
+    stretches = [part for part in analysis.runs(labels) if part.label == label]
     for stretch in sorted(stretches, key=lambda part: -part.length):
         inside = np.flatnonzero((steps >= stretch.start) & (steps < stretch.stop))
         if len(inside):
-            return int(inside[len(inside) // 2])
-    return int(np.flatnonzero(steps < max(parent.end, 1))[-1])
+            return inside
+    return np.zeros(0, np.int64)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+WIDTH, N_HEADS = 32, 2
+
 
 class Block(nn.Module):
     """Causal attention and a two-layer network, each on the normalised sum so far and added to it (pre-norm)."""
@@ -40,21 +42,17 @@ class Transformer(nn.Module):
     Args:
         input_shape: (context,).
         n_classes: number of characters.
-        width, n_heads, n_blocks: of the stream, a block, and in all.
     """
 
-    def __init__(
-        self, input_shape: tuple[int, ...], n_classes: int, *, width: int = 32, n_heads: int = 2, n_blocks: int = 2
-    ) -> None:
+    def __init__(self, input_shape: tuple[int, ...], n_classes: int) -> None:
         super().__init__()
         (context,) = input_shape
-        self.embedding = nn.Embedding(n_classes, width)
-        self.positions = nn.Embedding(context, width)
-        self.blocks = [f"block{number}" for number in range(1, n_blocks + 1)]
-        for name in self.blocks:
-            self.add_module(name, Block(width, n_heads))
-        self.norm = nn.LayerNorm(width)
-        self.linear = nn.Linear(width, n_classes)
+        self.embedding = nn.Embedding(n_classes, WIDTH)
+        self.positions = nn.Embedding(context, WIDTH)
+        self.block1 = Block(WIDTH, N_HEADS)
+        self.block2 = Block(WIDTH, N_HEADS)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.linear = nn.Linear(WIDTH, n_classes)
         for table in (self.embedding, self.positions):
             nn.init.normal_(table.weight, std=0.1)
 
@@ -62,6 +60,4 @@ class Transformer(nn.Module):
         """Map characters (n, context) to logits (n, context, n_classes) of the next ones."""
         places = torch.arange(characters.shape[1], device=characters.device)
         stream = self.embedding(characters) + self.positions(places)
-        for name in self.blocks:
-            stream = self.get_submodule(name)(stream)
-        return self.linear(self.norm(stream))
+        return self.linear(self.norm(self.block2(self.block1(stream))))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 CONFIDENCE = 0.95
@@ -39,6 +39,18 @@ class Verdict:
     detectable: float
 
 
+def in_numbers(mean: float | None, low: float | None, high: float | None) -> str:
+    """A mean and its interval, to two decimals; where all seeds have one value, that, since no spread was seen."""
+    if mean is not None and mean == low == high:
+        return f"{mean:.2f} in all seeds"
+    return f"{number(mean)} [{number(low)}, {number(high)}]"
+
+
+def number(value: float | None) -> str:
+    """Two decimals; what is not known is called so."""
+    return f"{value:.2f}" if value is not None and math.isfinite(value) else "unknown"
+
+
 def judge(values: Sequence[float], threshold: float) -> Verdict:
     r"""Decide whether the mean of a statistic over seeds is at least ``threshold``.
 
@@ -58,9 +70,9 @@ def judge(values: Sequence[float], threshold: float) -> Verdict:
         mean = float(known.mean())
     if n >= 2:
         error = float(known.std(ddof=1)) / math.sqrt(n)
-        half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * error
+        half = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * error
         low, high = mean - half, mean + half
-        detectable = half + float(stats.t.ppf(POWER, n - 1)) * error
+        detectable = half + float(stdtrit(n - 1, POWER)) * error
     if n < MIN_SEEDS:
         verdict, reason = UNDECIDED, f"{n} of {len(values)} seeds have the statistic; a verdict takes {MIN_SEEDS}"
     elif low >= threshold:
