@@ -8,11 +8,13 @@ import threading
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from fastgeom.trace import TraceLockedError, TraceWriter, is_being_written, lock, open_trace
-from tests.trace_rows import STEERED, assert_right, coordinates, fields, row, run_python, start
+from fastgeom.trace import file as file_module
+from tests.trace_rows import STEERED, assert_right, coordinates, fields, row, run_python, start, write
 
 LATE_WRITER = """
 import sys
@@ -233,6 +235,23 @@ def test_mode_w_keeps_the_old_file_until_the_new_one_is_complete(tmp_path: Path)
     with pytest.raises(OSError, match="taken the place"):
         _ = old.loss
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run.h5"]
+
+
+def test_a_child_that_inherits_the_file_as_it_is_made_does_not_lock_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a data loader's worker does, forked at this moment: it holds a copy of the descriptor while it lives."""
+    inherited: list[int] = []
+    lay_out = file_module._lay_out
+
+    def forked(file: h5py.File, *arguments: object) -> None:
+        inherited.append(os.dup(file.id.get_vfd_handle()))
+        lay_out(file, *arguments)
+
+    monkeypatch.setattr(file_module, "_lay_out", forked)
+    write(tmp_path / "run.h5", range(3))
+    assert len(inherited) == 1 and len(open_trace(tmp_path / "run.h5")) == 3
+    os.close(inherited[0])
 
 
 def test_a_writer_on_a_background_thread_is_read_from_the_main_one(tmp_path: Path) -> None:
