@@ -1,6 +1,7 @@
 """Runs are named by what decides them, made once, and refused where their files are not what they should be."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -261,6 +262,18 @@ def test_divergence_ends_a_run_and_is_recorded(tmp_path: Path) -> None:
     run = made(replace(TINY, lr=1e30), tmp_path)
     assert run.diverged_at is not None and 0 < run.diverged_at < 6
     assert run.end <= run.diverged_at and np.isfinite(run.trace.loss[: run.end]).all()
+
+
+def test_run_whose_trace_could_not_be_written_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fastgeom.trace.writer.create_file", refuse)
+        with pytest.raises(RunError, match=r"expected the trace of cnn on digits.*: nothing is recorded, train again"):
+            made(TINY, tmp_path)
+    assert find(TINY, tmp_path) is None
+    assert made(TINY, tmp_path).trace.status == "finished"
 
 
 def test_restart_begins_where_the_parent_zigzagged(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,12 @@ class Run:
         """The second trace, with stored sketches; only where the configuration asks for one."""
         return self._open(sketch_path(self.configuration, self.folder), SKETCH_WINDOW)
 
+    def check(self) -> None:
+        """Raise ``RunError`` where a trace of this run is not whole: the run itself never fails over that."""
+        _ = self.trace
+        if self.configuration.sketch is not None:
+            _ = self.sketches
+
     def _open(self, path: Path, window: int) -> Any:
         """A trace of this run, or an error where it is not the whole of it."""
         try:
@@ -74,7 +80,8 @@ class Run:
         return trace
 
     def _error(self, path: Path, expected: str, got: object) -> RunError:
-        remedy = f"delete {record_path(self.configuration, self.folder).name} to train again"
+        record = record_path(self.configuration, self.folder)
+        remedy = f"delete {record.name} to train again" if record.exists() else "nothing is recorded, train again"
         return RunError(f"{path}: expected {expected}, got {got}: {remedy}")
 
     @cached_property
@@ -165,11 +172,13 @@ def write_arrays(configuration: Configuration, folder: Path, arrays: dict[str, n
     os.replace(draft, path)
 
 
-def write_record(configuration: Configuration, folder: Path, **record: object) -> None:
+def write_record(run: Run) -> None:
     """Say that a run is finished, and how it was made; whole or not at all."""
-    path = record_path(configuration, folder)
+    record = {field.name: getattr(run, field.name) for field in fields(Run)}
+    del record["folder"]
+    path = record_path(run.configuration, run.folder)
     draft = path.with_suffix(".json.part")
-    draft.write_text(json.dumps({"configuration": configuration.as_dict(), **record}, indent=1) + "\n")
+    draft.write_text(json.dumps(record | {"configuration": run.configuration.as_dict()}, indent=1) + "\n")
     os.replace(draft, path)
 
 

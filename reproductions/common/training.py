@@ -56,7 +56,7 @@ def train(configuration: Configuration, folder: Path, report: Report) -> None:
 
     Raises:
         DataNotFoundError: the data set is not there.
-        RunError: the run that this one restarts from is missing.
+        RunError: the run that this one restarts from is missing, or a trace could not be written; nothing is recorded.
         OSError: a file cannot be written.
     """
     with claimed(configuration, folder):
@@ -75,7 +75,7 @@ def _train(configuration: Configuration, folder: Path, report: Report) -> None:
         diverged_at = _descend(configuration, folder, model, examples, kept=kept, report=report)
     if arrays := kept.arrays():
         write_arrays(configuration, folder, arrays)
-    write_record(
+    run = Run(
         configuration,
         folder,
         n_parameters=count_parameters(model),
@@ -85,6 +85,8 @@ def _train(configuration: Configuration, folder: Path, report: Report) -> None:
         | {"fastgeom": fastgeom.__version__, "python": platform.python_version()},
         processor=processor(configuration.device),
     )
+    run.check()
+    write_record(run)
 
 
 def processor(device: str) -> str:
