@@ -55,6 +55,7 @@ FIGURE = Reproduction(
     measure=measure,
     draw=draw_layers,
     size=(10.0, 10.0),
+    seeds=range(20, 30),
     notes=(
         "The maps show the first seed. All steps count, those before the first oscillation too. One calm layer of one "
         "network decides, as the claim is of all; the bars tell how the others do. A layer without a gradient is left "

@@ -190,6 +190,7 @@ FIGURE = Reproduction(
     measure=measure,
     draw=draw,
     size=(10.0, 8.0),
+    seeds=range(20, 30),
     notes=(
         "Lines are means over seeds, bands their range, points single seeds. All runs train for the same η × steps. "
         "The rates differ by factors of √2, 0.15 decades, so that the statistic moves in steps of 0.08. The shaded "

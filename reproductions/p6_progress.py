@@ -116,6 +116,7 @@ FIGURE = Reproduction(
     measure=measure,
     draw=draw,
     size=(10.0, 8.0),
+    seeds=range(20, 30),
     notes=(
         "Bars are means over seeds, points are seeds. The definitions can disagree even in sign. Steps from the start "
         "weigh most in net, gross and segment, because the loss is highest there."

@@ -134,6 +134,7 @@ FIGURE = Reproduction(
     measure=measure,
     draw=draw,
     size=(11.0, 11.0),
+    seeds=range(20, 30),
     notes=(
         "All four networks of a seed start with the same convolution weights; without batch norm a residual branch is "
         "scaled by 1/√3. Batch norm sees all images of the run at once (one pass, no micro-batches; 1,000 a pass with "

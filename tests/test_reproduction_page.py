@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reproductions import __main__ as everything
-from reproductions.common.page import CLAIMS, KEPT_SEEDS, read_results, render
+from reproductions.common.page import CLAIMS, read_results, render
 from reproductions.common.reproduction import Reproduction
 from reproductions.common.verdict import NOT_SUPPORTED, SUPPORTED, UNDECIDED, judge
 
@@ -28,7 +28,7 @@ def test_kept_result_is_that_of_the_script(name: str) -> None:
         assert result[field] == getattr(figure, field), field
     assert result["claims"] == list(figure.claims)
     assert result["effort"] == "default" and result["theta"] == 0.9
-    assert tuple(result["seeds"]) == KEPT_SEEDS and len(result["seeds"]) >= 5
+    assert result["is_default"] and result["seeds"] == list(figure.seeds) and len(result["seeds"]) >= 5
     again = judge([float("nan") if value is None else value for value in result["values"]], figure.threshold)
     assert again.verdict == result["verdict"] and again.reason == result["reason"]
     planned = {c.name for seed in result["seeds"] for c in figure.plan("default", seed).values()}
@@ -68,7 +68,7 @@ def test_unknown_numbers_are_called_so(tmp_path: Path) -> None:
 
 def test_page_of_other_settings_says_so() -> None:
     assert "Made with other settings" not in render(RESULTS)
-    page = render([{**RESULTS[0], "theta": 0.5}])
+    page = render([{**RESULTS[0], "theta": 0.5, "is_default": False}])
     assert "**Made with other settings:** effort default, θ = 0.5, seeds 20 to 24." in page
 
 

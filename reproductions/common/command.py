@@ -12,7 +12,7 @@ import torch
 from reproductions.common.arguments import OneLineParser, positive_integer, positive_number, seed_number, threshold
 from reproductions.common.data import DataNotFoundError
 from reproductions.common.pool import default_workers
-from reproductions.common.reproduction import FIRST_SEED, Reproduction, Request, conclude, train_all, verdict_line
+from reproductions.common.reproduction import Reproduction, Request, conclude, train_all, verdict_line
 from reproductions.common.runs import RunError
 
 
@@ -58,9 +58,10 @@ def parse(program: str, description: str, arguments: Sequence[str] | None) -> Re
     effort.add_argument("--quick", action="store_const", const="quick", dest="effort", help="seconds: does it work")
     effort.add_argument("--full", action="store_const", const="full", dest="effort",
                         help="CIFAR-10 on a CUDA card; FASTGEOM_DATA names the data")  # fmt: skip
-    parser.add_argument("--seeds", type=positive_integer, metavar="N", help="number of seeds (default: 5; quick: 2)")
-    parser.add_argument("--first-seed", type=seed_number, default=FIRST_SEED, metavar="N",
-                        help="the seeds are this one and those after it (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--seeds", type=positive_integer, metavar="N",
+                        help="number of seeds (default: the figure's, 5 or 10; quick: 2)")  # fmt: skip
+    parser.add_argument("--first-seed", type=seed_number, metavar="N",
+                        help="the seeds are this one and those after it (default: the figure's)")  # fmt: skip
     parser.add_argument("--theta", type=threshold, default=0.9, metavar="X",
                         help="threshold of the regimes, between 0 and 1 (default: %(default)s)")  # fmt: skip
     parser.add_argument("--steps", type=positive_integer, metavar="N", help="no run is longer than this")

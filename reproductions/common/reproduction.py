@@ -19,11 +19,12 @@ from reproductions.common.pool import finish
 from reproductions.common.runs import Run, RunError, find
 from reproductions.common.verdict import Verdict, in_numbers, judge
 
-FIRST_SEED = 20
-"""Settings were tried out on seeds below 10, and 10 to 17 had been seen when statistics were changed last."""
+SEEDS = range(20, 25)
+"""Settings were tried out on seeds below 10, and 10 to 17 had been seen when statistics were changed."""
+
+QUICK_SEEDS = 2
 
 Effort = Literal["quick", "default", "full"]
-SEEDS: dict[Effort, int] = {"quick": 2, "default": 5, "full": 5}
 Runs = Mapping[str, Run]
 """The runs of one seed, by the keys that the plan gave them."""
 
@@ -63,6 +64,7 @@ class Reproduction:
         measure: the statistic of one seed's runs, given theta; NaN where they are too short.
         draw: fills a figure of ``size`` inches.
         notes: what else a reader should know: what was chosen, what the statistic does not say.
+        seeds: those of the default settings; other efforts and numbers of seeds begin at the first of them.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Reproduction:
     draw: Callable[[Figure | SubFigure, Results], None]
     size: tuple[float, float]
     notes: str = ""
+    seeds: range = SEEDS
 
     @property
     def id(self) -> str:
@@ -88,7 +91,8 @@ class Request:
     """What the command line asks of a figure, or of all.
 
     Attributes:
-        effort: which settings; seeds: how many seeds, None for the effort's number, from first_seed on.
+        effort: which settings; seeds: how many seeds, None for the effort's number.
+        first_seed: the first of them; None for the figure's own.
         theta: threshold of the regimes, between 0 and 1.
         steps: no run is longer; None leaves them as planned.
         lr_scale: every learning rate times this.
@@ -98,7 +102,7 @@ class Request:
 
     effort: Effort = "default"
     seeds: int | None = None
-    first_seed: int = FIRST_SEED
+    first_seed: int | None = None
     theta: float = 0.9
     steps: int | None = None
     lr_scale: float = 1.0
@@ -115,10 +119,11 @@ class Request:
 
 def planned(figure: Reproduction, request: Request) -> dict[int, dict[str, Configuration]]:
     """All runs of a figure: seed -> key -> configuration."""
-    n_seeds = request.seeds or SEEDS[request.effort]
+    first = figure.seeds.start if request.first_seed is None else request.first_seed
+    number = request.seeds or (QUICK_SEEDS if request.effort == "quick" else len(figure.seeds))
     return {
         seed: {key: _as_asked(c, request) for key, c in figure.plan(request.effort, seed).items()}
-        for seed in range(request.first_seed, request.first_seed + n_seeds)
+        for seed in range(first, first + number)
     }
 
 
@@ -168,6 +173,7 @@ def conclude(figure: Reproduction, request: Request) -> tuple[Verdict, Path]:
         **asdict(results.verdict),
         "theta": request.theta,
         "effort": request.effort,
+        "is_default": request.is_default,
         "seeds": list(runs),
         "settings": settings,
         "notes": figure.notes,
