@@ -102,7 +102,7 @@ cores, so that the numbers do not hang on how many there are. Gradient descent a
 another processor or another version of torch rounds differently, and the same seed is another run there. (A first set
 of results was made on two processors; one verdict of fifteen, A4's, was undecided on one and not supported on the
 other.) Compare statistics, not trajectories; the results name their processor. A run that diverges is read, and drawn,
-up to there.
+up to there. All 600 runs take 0.7 GB.
 
 `python reproductions/check_regimes.py` holds the measurement against ten lines of numpy over saved gradients.
 
