@@ -98,9 +98,10 @@ def draw_curvatures(axes: Axes, run: Run, theta: float) -> None:
         say(axes, "too short: no step with a measured successor", "x")
         return
     figures.plot_shade(axes, run.trace, theta)
-    top = 1.6 * max(2 / eta, float(np.nanmedian(sharp)) if np.isfinite(sharp).any() else 0.0)
-    axes.plot(step, along, ".", color=figures.LINE, markersize=3.5, label="$K_t$, from the trace alone")
     known = np.isfinite(sharp)
+    top = 1.6 * max(2 / eta, float(np.median(sharp[known])) if known.any() else 0.0)
+    top = max([top, *(1.1 * sharp[known & (sharp < 2 * top)])])  # its peaks too, but not those of a run that diverges
+    axes.plot(step, along, ".", color=figures.LINE, markersize=3.5, label="$K_t$, from the trace alone")
     axes.plot(step[known], sharp[known], "-", marker="D", color="#CC79A7", markersize=4, linewidth=1.0,
               label=f"sharpness, every {run.configuration.sharpness_every} steps")  # fmt: skip
     axes.axhline(2 / eta, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))

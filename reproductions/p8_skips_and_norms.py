@@ -114,7 +114,7 @@ def draw_smoothness(axes: Axes, runs: Runs) -> None:
                   xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
     axes.invert_xaxis()
     axes.margins(y=0.12)
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
 
 
 def overshooting(run: Run) -> float:
