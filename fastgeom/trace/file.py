@@ -70,7 +70,11 @@ def create_file(
 
     Nothing can be added to it later: what is created in SWMR mode is invisible to open readers and gone after a kill.
     """
-    with h5py.File(h5f.create(os.fsencode(path), h5f.ACC_EXCL, _creation(), _access())) as file:
+    # HDF5's own lock belongs to every copy of the descriptor: a process forked while the file is made would keep it
+    # locked for as long as it lives. Opened again it is locked up to SWMR mode, which unlocks all copies.
+    unlocked = _access()
+    unlocked.set_file_locking(False, True)
+    with h5py.File(h5f.create(os.fsencode(path), h5f.ACC_EXCL, _creation(), unlocked)) as file:
         _lay_out(file, fields, coordinates, provenance() | dict(attributes))
     size = path.stat().st_size
     file = h5py.File(h5f.open(os.fsencode(path), h5f.ACC_RDWR, _access()))
@@ -129,9 +133,6 @@ def _access() -> h5p.PropFAID:
     access.set_fapl_sec2()  # whatever HDF5_DRIVER says: its handle is the file descriptor that sync() needs
     access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
     access.set_fclose_degree(h5f.CLOSE_STRONG)
-    # HDF5's own lock belongs to every copy of the descriptor: a process forked while the file is made would keep it
-    # locked for as long as it lives. One writer a trace is what trace/lock.py sees to.
-    access.set_file_locking(False, True)
     # No chunk cache: chunks are written whole. By default HDF5 2 would keep the last 8 MiB of every dataset in memory,
     # some 250 MB in all, and h5py takes rdcc_nbytes=0 of create_dataset for "not given".
     access.set_cache(0, 1, 0, 0.75)
