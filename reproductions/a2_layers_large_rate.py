@@ -25,7 +25,7 @@ from reproductions.common.layers import draw_layers, layer_oscillation, layer_pl
 from reproductions.common.reproduction import Effort, Reproduction, Runs
 
 RATES: dict[Effort, dict[str, tuple[float, int]]] = {
-    "quick": {"cnn": (0.1, 30), "mlp": (0.1, 30)},
+    "quick": {"cnn": (0.1, 20), "mlp": (0.1, 20)},
     "default": {"cnn": (0.4, 300), "mlp": (0.32, 300), "resnet": (0.2, 300), "vgg": (0.2, 300)},
     "full": {"vgg": (0.04, 1000), "resnet": (0.04, 1000)},
 }

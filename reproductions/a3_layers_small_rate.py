@@ -22,7 +22,7 @@ from reproductions.common.reproduction import Effort, Reproduction, Runs
 from reproductions.common.spread import known_mean
 
 RATES: dict[Effort, dict[str, tuple[float, int]]] = {
-    "quick": {"cnn": (0.02, 30), "mlp": (0.02, 30)},
+    "quick": {"cnn": (0.02, 20), "mlp": (0.02, 20)},
     "default": {"cnn": (0.02, 800), "mlp": (0.06, 800), "resnet": (0.025, 500), "vgg": (0.00625, 600)},
     "full": {"vgg": (0.005, 2000), "resnet": (0.005, 2000)},
 }

@@ -36,7 +36,7 @@ from reproductions.common.settings import reference
 from reproductions.common.spread import plot_seeds, plot_strips, say
 
 NETWORKS = {"cnn": "ReLU", "cnn-gelu": "GELU"}
-AFTER: dict[Effort, int] = {"quick": 5, "default": 100, "full": 100}
+AFTER: dict[Effort, int] = {"quick": 4, "default": 100, "full": 100}
 """Steps at the parent's rate that take as long as each restart."""
 
 FITTED = DIVISIONS[-2:]

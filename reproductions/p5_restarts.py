@@ -50,7 +50,7 @@ PARENTS: dict[Effort, dict[str, dict[str, Any]]] = {
 }
 """How the parents differ from the shared run of the CNN on the 8x8 digits."""
 
-AFTER: dict[Effort, int] = {"quick": 5, "default": 100, "full": 100}
+AFTER: dict[Effort, int] = {"quick": 4, "default": 100, "full": 100}
 """Steps of the parent that take as long, in rate times steps, as each restart."""
 
 FIRST = 20

@@ -40,7 +40,7 @@ SETTINGS: dict[tuple[str, str], Setting] = {
     ("transformer", "text"): Setting(200, 0.1, 300),
 }
 
-QUICK = Setting(100, 0.1, 30)
+QUICK = Setting(100, 0.1, 20)
 FULL = Setting(5000, 0.02, 1000)
 FULL_NETWORK = {
     "mlp": "vgg11",
