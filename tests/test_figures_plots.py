@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from fastgeom import figures
+from fastgeom import analysis, figures
 from tests.test_figures import SMOOTH_STEPS, ZIGZAG_STEPS, render, texts, trace_of, two_regimes
 
 N_STEPS = SMOOTH_STEPS + ZIGZAG_STEPS
@@ -43,6 +43,19 @@ def test_one_panel_marks_a_divergence(plot) -> None:
     plot(axes, trace)
     render(figure)
     assert "diverged at step 30" in texts(axes)
+
+
+def test_curvature_has_the_colour_of_the_gradient_at_the_end_of_its_step() -> None:
+    """Of the last smooth step, which ends at the first reversed gradient, kappa is 2 and zigzag's; c_t is smooth's."""
+    trace = layered()
+    labels = analysis.classify(trace.lag_cosine[:, 0], 0.9)
+    for plot, shift in ((figures.plot_adjacent_cosine, 0), (figures.plot_step_curvature, 1)):
+        axes = Figure().subplots()
+        plot(axes, trace)
+        for regime, colour in figures.COLOURS.items():
+            (dots,) = (line for line in axes.lines if line.get_marker() == "." and line.get_color() == colour)
+            expected = np.flatnonzero(np.append(labels[shift:], [analysis.MIXED] * shift) == analysis.REGIMES[regime])
+            assert dots.get_xdata().tolist() == expected.tolist(), f"{plot.__name__}, {regime}"
 
 
 @pytest.mark.parametrize("theta", [0.0, 1.0, -0.5, np.nan])

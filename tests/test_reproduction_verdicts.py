@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from reproductions.common.reproduction import verdict_line
 from reproductions.common.verdict import NOT_SUPPORTED, SUPPORTED, UNDECIDED, in_numbers, judge
+from reproductions.p1_two_geometries import FIGURE
 
 T_975_4 = 2.776445
 """Student's t, 97.5 %, 4 degrees of freedom, from a table."""
@@ -77,3 +79,9 @@ def test_detectable_distance_is_detected_four_times_in_five() -> None:
 )  # fmt: skip
 def test_numbers_in_words(numbers: tuple[float | None, float | None, float | None], words: str) -> None:
     assert in_numbers(*numbers) == words
+
+
+@pytest.mark.parametrize(("values", "seeds"), [([0.5, 0.25], "2 seeds"), ([0.5, math.nan, 0.25], "2 of 3 seeds")])
+def test_line_says_theta_and_how_many_seeds_count(values: list[float], seeds: str) -> None:
+    line = verdict_line(FIGURE, judge(values, FIGURE.threshold), theta=0.7)
+    assert line.endswith(f"; threshold {FIGURE.threshold:g}, θ = 0.7, {seeds}") and FIGURE.statement in line
