@@ -14,7 +14,8 @@ from fastgeom import reference
 from fastgeom.engines import UpdateMoments, cpu_loops
 from fastgeom.engines.cpu import CpuEngine
 from fastgeom.engines.cpu_deal import SERIAL_ELEMENTS
-from fastgeom.engines.cpu_loops import BLOCK, _narrow, _widen
+from fastgeom.engines.cpu_loops import _PIECE, BLOCK
+from fastgeom.engines.cpu_memory import narrow, widen
 from fastgeom.engines.cpu_passes import WindowMoments
 from fastgeom.engines.cpu_window import CpuWindow, ParameterSnapshot
 from fastgeom.layout import Layout, TensorReader
@@ -33,7 +34,9 @@ DIFFERENT = [
     (F32, F64, F64),
 ]
 LOSSY = [dtypes for dtypes in DIFFERENT if dtypes[0] is dtypes[2]]
-SIZES = (0, 1, 63, BLOCK - 1, BLOCK, BLOCK + 1, CHUNK_ELEMENTS - 1, CHUNK_ELEMENTS, CHUNK_ELEMENTS + 1, 100_003)
+SIZES = (
+    0, 1, 63, _PIECE + 17, BLOCK - 1, BLOCK, BLOCK + 1, CHUNK_ELEMENTS - 1, CHUNK_ELEMENTS, CHUNK_ELEMENTS + 1, 100_003,
+)  # fmt: skip
 SMALL_SIZES = (1, 63, 0, BLOCK + 1)
 OVERWRITTEN_SIZES = (1, 0, BLOCK + 1, CHUNK_ELEMENTS + 1)
 ROWS = (0, 1, 3, 4, 5, 16)
@@ -388,13 +391,13 @@ def test_sums_of_differences_stay_right_where_the_formula_from_dots_says_nothing
 @njit
 def widened(source, out):
     for i in range(source.size):
-        out[i] = _widen(source[i])
+        out[i] = widen(source[i])
 
 
 @njit
 def narrowed(source, out):
     for i in range(source.size):
-        out[i] = _narrow(source[i], out)
+        out[i] = narrow(source[i], out)
 
 
 MEMORY = {BF16: np.uint16, F16: np.int16}

@@ -15,7 +15,8 @@ from fastgeom.tables import Ints, Segments
 
 SERIAL_ELEMENTS = 1 << 19
 """Below this many element reads a pass costs less than waking a thread."""
-_PIECES_PER_THREAD = 4
+_PIECES_PER_THREAD, _PIECE_READS = 4, 1 << 24
+"""Pieces for each thread, or as many as take some milliseconds each: a thread that is done first waits for the last."""
 
 
 def by_layer(add: np.ufunc, partials: NDArray[np.generic], layers: Segments) -> NDArray[np.generic]:
@@ -44,7 +45,7 @@ def deal(loop: Callable[..., None], chunks: Ints, cost: Ints, *arguments: object
     if count == 1 or total < SERIAL_ELEMENTS:
         loop(chunks, *arguments)
         return
-    n_pieces = min(len(chunks), count * _PIECES_PER_THREAD)
+    n_pieces = min(len(chunks), max(count * _PIECES_PER_THREAD, total // _PIECE_READS))
     cuts = np.searchsorted(np.cumsum(cost), total * np.arange(1, n_pieces) / n_pieces)
     pieces = iter(np.split(chunks, np.unique(cuts)))
 

@@ -5,19 +5,15 @@ others there, twelve dots at a time: three rows by four new ones, which fill the
 seven loads serve twelve products. Meanwhile the next block is fetched. Products and sums are float64, as they are at
 every step without deferral; that arithmetic, not memory, sets the speed.
 
-numba looks for changes in the file of a cached function alone. After a change of ``_at`` or ``_widen``, which are those
-of `cpu_loops`, touch this file too, or the compiled code that it left in ``__pycache__`` stays in use.
+numba looks for changes in the file of a cached function alone: after a change in ``cpu_memory``, ``make clean``.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
-from fastgeom.engines.cpu_loops import _EXACT, _FAST, _at, _widen
+from fastgeom.engines.cpu_memory import EXACT, FAST, at, prefetch, widen
 
 _CACHED_ELEMENTS = 3 << 12
 """Widened elements of a block of all rows, 96 KiB: room in the second cache for as much of the next block."""
@@ -26,36 +22,14 @@ _OLD, _NEW = 3, 4
 """Rows and new rows of a tile of dots."""
 
 
-@intrinsic
-def _prefetch_line(typing_context, address):
-    """Ask for the cache line at this address, and do not wait; any address will do."""
-
-    def codegen(context, builder, signature, arguments):
-        byte_pointer = ir.IntType(8).as_pointer()
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte_pointer, number, number, number])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        read, nearest, data = number(0), number(3), number(1)
-        builder.call(prefetch, [builder.inttoptr(arguments[0], byte_pointer), read, nearest, data])
-        return context.get_dummy_value()
-
-    return types.none(types.int64), codegen
-
-
-@njit(**_EXACT)
-def _prefetch(address, n_bytes):
-    for line in range(address, address + n_bytes, 64):
-        _prefetch_line(line)
-
-
-@njit(**_EXACT)
+@njit(**EXACT)
 def _widen_block(address, witness, out):
-    source = _at(address, witness, out.size)
+    source = at(address, witness, out.size)
     for i in range(out.size):
-        out[i] = np.float64(_widen(source[i]))
+        out[i] = np.float64(widen(source[i]))
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def _tile(row0, row1, row2, new0, new1, new2, new3):
     """The twelve dots of three rows with four."""
     a0, a1, a2, a3 = 0.0, 0.0, 0.0, 0.0
@@ -82,7 +56,7 @@ def _tile(row0, row1, row2, new0, new1, new2, new3):
     return (a0, a1, a2, a3), (b0, b1, b2, b3), (c0, c1, c2, c3)
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def _difference_and_sum_sq(x, previous):
     difference_sq, sum_sq = 0.0, 0.0
     for i in range(x.size):
@@ -92,7 +66,7 @@ def _difference_and_sum_sq(x, previous):
     return difference_sq, sum_sq
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _by_age(n_rows, new):
     """The rows, the new ones first and each kind from the newest back round the ring; and each row's place in that."""
     is_new = np.zeros(n_rows, np.bool_)
@@ -114,13 +88,13 @@ def _by_age(n_rows, new):
     return order, place
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _end(new, n_rows, window):
     """Where the tiles of the new rows from ``new`` on may end: past the last place that is in the window of one."""
     return min(n_rows, new + _NEW + window)
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _add_dots(block, size, n_rows, n_new, window, dots, upcoming, n_bytes):
     """Add the dots of each of the first rows of ``block``, the new ones, with itself and the ``window`` that follow.
 
@@ -134,7 +108,7 @@ def _add_dots(block, size, n_rows, n_new, window, dots, upcoming, n_bytes):
         for old in range(new, _end(new, n_rows, window), _OLD):
             tile += 1
             while fetched < tile * upcoming.size // n_tiles:
-                _prefetch(upcoming[fetched], n_bytes)
+                prefetch(upcoming[fetched], n_bytes)
                 fetched += 1
             found = _tile(
                 block[old, :size], block[old + 1, :size], block[old + 2, :size],
@@ -145,7 +119,7 @@ def _add_dots(block, size, n_rows, n_new, window, dots, upcoming, n_bytes):
                     dots[new + j, old + i] += found[i][j]
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def gram(chunks, tensors, starts, lengths, rows, new, before, row_kind, sums, window=1 << 30):
     """Dots of new rows of a ring with its rows, and sums over each new row and the one before it, of these chunks.
 

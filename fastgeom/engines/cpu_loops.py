@@ -3,143 +3,25 @@
 Tensors are named by address, so that a list of thousands of them is one call. A *chunk* is a piece of one tensor; each
 gets its own row of partial sums, which makes the result independent of how chunks are dealt to threads. Inside a chunk
 the work goes in blocks that stay in the cache: a block of the gradient is read from memory once and meets every history
-row there. Products and sums are float64 throughout, so that no block of equal or of extreme values is rounded; on
-float32 rows, four at a time, the loops wait for loads rather than for this.
+row there, four of them side by side. Products and sums are float64 throughout, so that no block of equal or of extreme
+values is rounded; a lane adds few before it is folded, so that their roundings do not add up.
 
-16-bit floats have no numba type. They travel as integers and are told apart by signedness: ``uint16`` is bfloat16,
-``int16`` is float16. ``_widen`` and ``_narrow`` convert; the compiler turns both into vector code.
-
-All of it is one file because numba looks for changes in the file of a cached function alone, and not in what it calls.
+numba looks for changes in the file of a cached function alone: after a change in ``cpu_memory``, ``make clean``.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba import njit, types
+from numba.extending import overload
 
-BLOCK = 8192
+from fastgeom.engines.cpu_memory import EXACT, FAST, LINE_BYTES, as_float, at, line_dots, narrow, prefetch, widen
+
+BLOCK = 1 << 15
+_PIECE = 2048
+"""Elements of which a lane of a vector adds at most 256, and that are read twice while in the first cache."""
 SUM_SQ, DIFF, SUM = 0, 1, 2
 """Columns of the window's partial sums that follow the dots: sum g^2, sum (g - previous)^2, sum (g + previous)^2."""
-
-
-def _can_cache():
-    """Whether numba finds a folder to keep compiled code in; without one it would refuse to compile at all."""
-    try:
-        njit(cache=True)(_can_cache)
-    except RuntimeError:
-        return False
-    return True
-
-
-_EXACT = {"error_model": "numpy", "nogil": True, "cache": _can_cache()}
-_FAST = {"fastmath": {"reassoc", "contract", "nsz"}, **_EXACT}
-
-
-@intrinsic
-def _pointer(typing_context, address, witness):
-    """The integer ``address`` as a pointer to the element type of the array ``witness``."""
-    signature = types.CPointer(witness.dtype)(address, witness)
-
-    def codegen(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return signature, codegen
-
-
-@intrinsic
-def _as_float(typing_context, bits):
-    """The float with these bits."""
-    floats = {types.uint32: (types.float32, ir.FloatType()), types.uint64: (types.float64, ir.DoubleType())}
-    result, element = floats[bits]
-
-    def codegen(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], element)
-
-    return result(bits), codegen
-
-
-@intrinsic
-def _half_to_float(typing_context, half):
-    """The value of a float16 given as int16; one instruction on processors since 2012."""
-
-    def codegen(context, builder, signature, arguments):
-        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(types.int16), codegen
-
-
-@intrinsic
-def _float_to_half(typing_context, value):
-    """``value`` rounded to float16, as int16."""
-
-    def codegen(context, builder, signature, arguments):
-        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
-
-    return types.int16(types.float32), codegen
-
-
-@intrinsic
-def _as_bits(typing_context, value):
-    """The 32 bits of a float32."""
-
-    def codegen(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], cgutils.int32_t)
-
-    return types.uint32(types.float32), codegen
-
-
-@njit(**_EXACT)
-def _at(address, witness, size):
-    """The memory at ``address`` as an array of ``size`` elements of the type of ``witness``.
-
-    Write to it in loops only: numba drops a lone store to an array that it takes for local.
-    """
-    return carray(_pointer(address, witness), (size,))
-
-
-def _widen(value):
-    """The value of one stored element as float32 (float64 for float64)."""
-    raise NotImplementedError("numba only")
-
-
-@overload(_widen, inline="always")
-def _overload_widen(value):
-    if isinstance(value, types.Float):
-        return lambda value: value
-    if value == types.uint16:
-        return lambda value: _as_float(np.uint32(np.uint32(value) << np.uint32(16)))
-    if value == types.int16:
-        return lambda value: _half_to_float(value)
-    return None
-
-
-def _narrow(value, witness):
-    """``value`` rounded to nearest even in the element type of ``witness``."""
-    raise NotImplementedError("numba only")
-
-
-@overload(_narrow, inline="always")
-def _overload_narrow(value, witness):
-    if witness.dtype == types.float32:
-        return lambda value, witness: np.float32(value)
-    if witness.dtype == types.float64:
-        return lambda value, witness: np.float64(value)
-    if witness.dtype == types.uint16:
-        return lambda value, witness: _float32_to_bfloat16(np.float32(value))
-    if witness.dtype == types.int16:
-        return lambda value, witness: _float_to_half(np.float32(value))
-    return None
-
-
-@njit(**_EXACT)
-def _float32_to_bfloat16(value):
-    bits = _as_bits(value)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x40)
-    return np.uint16(quiet_nan if (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else rounded)
 
 
 def _block(address, witness, size, scale, buffer):
@@ -150,7 +32,7 @@ def _block(address, witness, size, scale, buffer):
 @overload(_block)
 def _overload_block(address, witness, size, scale, buffer):
     def in_place(address, witness, size, scale, buffer):
-        source = _at(address, witness, size)
+        source = at(address, witness, size)
         if scale == 1.0:
             return source
         block = buffer[:size]
@@ -159,62 +41,50 @@ def _overload_block(address, witness, size, scale, buffer):
         return block
 
     def widened(address, witness, size, scale, buffer):
-        source = _at(address, witness, size)
+        source = at(address, witness, size)
         block = buffer[:size]
         for i in range(size):
-            block[i] = _widen(source[i]) * scale
+            block[i] = widen(source[i]) * scale
         return block
 
     return in_place if witness.dtype == buffer.dtype else widened
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def _dot(x, row):
     total = 0.0
     for i in range(x.size):
-        total += np.float64(x[i]) * np.float64(_widen(row[i]))
+        total += np.float64(x[i]) * np.float64(widen(row[i]))
     return total
 
 
-@njit(**_FAST)
-def _dot4(x, row0, row1, row2, row3):
-    total0, total1, total2, total3 = 0.0, 0.0, 0.0, 0.0
-    for i in range(x.size):
-        value = np.float64(x[i])
-        total0 += value * np.float64(_widen(row0[i]))
-        total1 += value * np.float64(_widen(row1[i]))
-        total2 += value * np.float64(_widen(row2[i]))
-        total3 += value * np.float64(_widen(row3[i]))
-    return total0, total1, total2, total3
-
-
-@njit(**_FAST)
+@njit(**FAST)
 def _sum_sq(x):
     total = 0.0
     for i in range(x.size):
-        value = np.float64(_widen(x[i]))
+        value = np.float64(widen(x[i]))
         total += value * value
     return total
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def _difference_and_sum_sq(x, previous):
     difference_sq, sum_sq = 0.0, 0.0
     for i in range(x.size):
-        value, before = np.float64(x[i]), np.float64(_widen(previous[i]))
+        value, before = np.float64(x[i]), np.float64(widen(previous[i]))
         difference_sq += (value - before) * (value - before)
         sum_sq += (value + before) * (value + before)
     return difference_sq, sum_sq
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def _update_sums(x, old, gradient, previous):
     """sum u^2, sum previous u, sum gradient u for u = x - old."""
     update_sq, before, after = 0.0, 0.0, 0.0
     for i in range(gradient.size):
-        update = np.float64(_widen(x[i])) - np.float64(_widen(old[i]))
+        update = np.float64(widen(x[i])) - np.float64(widen(old[i]))
         update_sq += update * update
-        before += np.float64(_widen(previous[i])) * update
+        before += np.float64(widen(previous[i])) * update
         after += np.float64(gradient[i]) * update
     return update_sq, before, after
 
@@ -231,19 +101,19 @@ def _overload_largest_magnitude(x):
         largest = np.uint32(0)
         for i in range(bits.size):
             largest = max(largest, np.uint32(bits[i] & np.uint32(0x7FFFFFFF)))
-        return np.float64(_as_float(largest))
+        return np.float64(as_float(largest))
 
     def largest_of_float64(x):
         bits = x.view(np.uint64)
         largest = np.uint64(0)
         for i in range(bits.size):
             largest = max(largest, bits[i] & np.uint64(0x7FFFFFFFFFFFFFFF))
-        return _as_float(largest)
+        return as_float(largest)
 
     return largest_of_float32 if x.dtype == types.float32 else largest_of_float64
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _absmax_and_nonfinite(x):
     """max |x| over what is not NaN, and the count of inf and NaN.
 
@@ -262,37 +132,45 @@ def _absmax_and_nonfinite(x):
     return absmax, nonfinite
 
 
-@njit(**_EXACT)
-def _row_dots(x, rows, tensor, offset, witness, sums):
-    """Add sum x row to ``sums`` for every row."""
-    count = rows.shape[0]
-    fours = count - count % 4
-    for row in range(0, fours, 4):
-        dot0, dot1, dot2, dot3 = _dot4(
-            x,
-            _at(rows[row, tensor] + offset, witness, x.size),
-            _at(rows[row + 1, tensor] + offset, witness, x.size),
-            _at(rows[row + 2, tensor] + offset, witness, x.size),
-            _at(rows[row + 3, tensor] + offset, witness, x.size),
-        )
-        sums[row] += dot0
-        sums[row + 1] += dot1
-        sums[row + 2] += dot2
-        sums[row + 3] += dot3
-    for row in range(fours, count):
-        sums[row] += _dot(x, _at(rows[row, tensor] + offset, witness, x.size))
+@njit(**EXACT)
+def _add_dots(x, addresses, witness, sums):
+    """Add the dots of ``x`` with rows at these addresses to as many ``sums``."""
+    in_line = LINE_BYTES // witness.itemsize
+    done = x.size // in_line * in_line
+    for begin in range(0, done, _PIECE):
+        n_lines = min(_PIECE, done - begin) // in_line
+        found = line_dots(x.ctypes.data + begin * x.itemsize, addresses, begin * witness.itemsize, n_lines, x, witness)
+        for row in range(len(addresses)):
+            sums[row] += found[row]
+    if done < x.size:
+        for row in range(len(addresses)):
+            sums[row] += _dot(x[done:], at(addresses[row] + done * witness.itemsize, witness, x.size - done))
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
+def _row_dots(x, rows, first, tensor, offset, witness, sums):
+    """Add sum x row to ``sums`` for the four rows from ``first`` on, or as many as there are."""
+    if first + 4 <= rows.shape[0]:
+        addresses = (
+            rows[first, tensor] + offset, rows[first + 1, tensor] + offset,
+            rows[first + 2, tensor] + offset, rows[first + 3, tensor] + offset,
+        )  # fmt: skip
+        _add_dots(x, addresses, witness, sums[first:])
+    else:
+        for row in range(first, rows.shape[0]):
+            _add_dots(x, (rows[row, tensor] + offset,), witness, sums[row:])
+
+
+@njit(**EXACT)
 def _write(x, address, begin, witness):
     """Round ``x`` to the type of ``witness`` at element ``begin`` of the tensor at ``address``, unless that is 0."""
     if address != 0:
-        row = _at(address + begin * witness.itemsize, witness, x.size)
+        row = at(address + begin * witness.itemsize, witness, x.size)
         for i in range(x.size):
-            row[i] = _narrow(x[i], witness)
+            row[i] = narrow(x[i], witness)
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def window_moments(
     chunks, tensors, starts, lengths, gradient, rows, previous, store, keep,
     gradient_kind, row_kind, previous_kind, buffer_kind, scale, sums, absmax, nonfinite,
@@ -317,30 +195,43 @@ def window_moments(
     """
     count = rows.shape[0]
     buffer = np.empty(BLOCK, buffer_kind.dtype)
-    zeros = np.zeros(BLOCK, buffer_kind.dtype)
+    zeros = np.zeros(BLOCK if np.any(gradient == 0) else 0, buffer_kind.dtype)
     for chunk in chunks:
         tensor, start = tensors[chunk], starts[chunk]
         largest, bad = 0.0, 0
         for begin in range(start, start + lengths[chunk], BLOCK):
             size = min(BLOCK, start + lengths[chunk] - begin)
-            x = zeros[:size]
-            if gradient[tensor] != 0:
-                x = _block(gradient[tensor] + begin * gradient_kind.itemsize, gradient_kind, size, scale, buffer)
-                block_absmax, block_bad = _absmax_and_nonfinite(x)
-                largest, bad = max(largest, block_absmax), bad + block_bad
-                _row_dots(x, rows, tensor, begin * row_kind.itemsize, row_kind, sums[chunk])
-                sums[chunk, count + SUM_SQ] += _sum_sq(x)
-            if previous[tensor] != 0:
-                before = _at(previous[tensor] + begin * previous_kind.itemsize, previous_kind, size)
-                difference_sq, sum_sq = _difference_and_sum_sq(x, before)
-                sums[chunk, count + DIFF] += difference_sq
-                sums[chunk, count + SUM] += sum_sq
-            _write(x, store[tensor], begin, row_kind)
-            _write(x, keep[tensor], begin, previous_kind)
+            present = gradient[tensor] != 0
+            block = zeros[:size]
+            source = gradient[tensor] + begin * gradient_kind.itemsize
+            if present:
+                block = _block(source, gradient_kind, size, scale, buffer)
+            offset = begin * row_kind.itemsize
+            if present:
+                for piece in range(0, size, _PIECE):
+                    x = block[piece : min(size, piece + _PIECE)]
+                    ahead = x.size if gradient_kind.dtype == buffer_kind.dtype else size  # widened, it has been read
+                    prefetch(source + (piece + ahead) * gradient_kind.itemsize, x.size * gradient_kind.itemsize)
+                    piece_absmax, piece_bad = _absmax_and_nonfinite(x)
+                    largest, bad = max(largest, piece_absmax), bad + piece_bad
+                    sums[chunk, count + SUM_SQ] += _sum_sq(x)
+                _row_dots(block, rows, 0, tensor, offset, row_kind, sums[chunk])
+            if previous[tensor] != 0:  # most often the first of the rows, and in the cache
+                before = at(previous[tensor] + begin * previous_kind.itemsize, previous_kind, size)
+                for piece in range(0, size, _PIECE):
+                    end = min(size, piece + _PIECE)
+                    difference_sq, sum_sq = _difference_and_sum_sq(block[piece:end], before[piece:end])
+                    sums[chunk, count + DIFF] += difference_sq
+                    sums[chunk, count + SUM] += sum_sq
+            if present:
+                for first in range(4, count, 4):
+                    _row_dots(block, rows, first, tensor, offset, row_kind, sums[chunk])
+            _write(block, store[tensor], begin, row_kind)
+            _write(block, keep[tensor], begin, previous_kind)
         absmax[chunk], nonfinite[chunk] = largest, bad
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def update_moments(
     chunks, tensors, starts, lengths, gradient, previous, parameter, snapshot,
     gradient_kind, previous_kind, parameter_kind, buffer_kind, scale, known, sums,
@@ -361,14 +252,14 @@ def update_moments(
         tensor, start = tensors[chunk], starts[chunk]
         for begin in range(start, start + lengths[chunk], BLOCK):
             size = min(BLOCK, start + lengths[chunk] - begin)
-            x = _at(parameter[tensor] + begin * parameter_kind.itemsize, parameter_kind, size)
-            old = _at(snapshot[tensor] + begin * parameter_kind.itemsize, parameter_kind, size)
+            x = at(parameter[tensor] + begin * parameter_kind.itemsize, parameter_kind, size)
+            old = at(snapshot[tensor] + begin * parameter_kind.itemsize, parameter_kind, size)
             sums[chunk, 0] += _sum_sq(x)
             if known:
                 g = zeros[:size]
                 if gradient[tensor] != 0:
                     g = _block(gradient[tensor] + begin * gradient_kind.itemsize, gradient_kind, size, scale, buffer)
-                before = _at(previous[tensor] + begin * previous_kind.itemsize, previous_kind, size)
+                before = at(previous[tensor] + begin * previous_kind.itemsize, previous_kind, size)
                 update_sq, before_dot, after_dot = _update_sums(x, old, g, before)
                 sums[chunk, 1] += update_sq
                 sums[chunk, 2] += before_dot

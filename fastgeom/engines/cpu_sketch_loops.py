@@ -6,8 +6,8 @@ blocks of one q are added up where they lie, eight neighbours at a time in one v
 tile that is whole meets the same buckets of past sketches at once, and may then take the place of the oldest: no sketch
 is ever in memory but those that are remembered.
 
-`fastgeom.sketching` defines buckets and signs; the conversions and sums of ``cpu_loops`` do the rest. numba looks for
-changes in this file alone: after a change in ``cpu_loops``, touch it or remove ``__pycache__``.
+`fastgeom.sketching` defines buckets and signs; the sums of ``cpu_loops`` and the conversions of ``cpu_memory`` do
+the rest. numba looks for changes in this file alone: after a change in those, ``make clean``.
 """
 
 from __future__ import annotations
@@ -19,20 +19,17 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastgeom.engines.cpu_loops import (
-    _EXACT,
-    _FAST,
     DIFF,
     SUM,
     SUM_SQ,
     _absmax_and_nonfinite,
-    _at,
     _block,
     _difference_and_sum_sq,
     _row_dots,
     _sum_sq,
-    _widen,
     _write,
 )
+from fastgeom.engines.cpu_memory import EXACT, FAST, at, widen
 from fastgeom.sketching import FLIP_STREAM, ORDER_STREAM
 
 TILE = 2048
@@ -70,7 +67,7 @@ _SIGN_SHIFTS = [19 - (p >> 1) - 16 * (p & 1) for p in range(8)]
 """How far left the sign of position p is from the top of a word already shifted left by 12 - 4 (i & 3)."""
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _mix32(x):
     """`fastgeom.sketching.mix32`."""
     x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
@@ -78,13 +75,13 @@ def _mix32(x):
     return np.uint32(x ^ (x >> np.uint32(16)))
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _draw_signs(words, first, seed):
     for u in range(words.size):
         words[u] = _mix32(np.uint32(np.uint32(first + u) ^ seed))
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _add_run(tile, x, mask, words, shift, tail):
     """Add a run of elements, position p of it to bucket p XOR 8 ``mask``."""
     whole = x.size >> 3
@@ -100,7 +97,7 @@ def _add_run(tile, x, mask, words, shift, tail):
         _add_signed(tile, u << 3, tail, 0, np.uint32(words[u] << shift))
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _gradient_run(address, code, begin, size, scale, x32, x64, sums, bad):
     """``size`` elements of a gradient as float32; their moments are added to ``sums`` (2,) and ``bad`` (1,)."""
     if code == 1:
@@ -125,13 +122,13 @@ def _gradient_run(address, code, begin, size, scale, x32, x64, sums, bad):
     return x
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def _update_sums(x, old, g, u, sums):
     """The update x - old as float32 in ``u``; sum x^2, sum u^2 and sum g u are added to ``sums``; old is renewed."""
     x_sq, u_sq, g_dot_u = 0.0, 0.0, 0.0
     for i in range(g.size):
-        value = np.float64(_widen(x[i]))
-        update = value - np.float64(_widen(old[i]))
+        value = np.float64(widen(x[i]))
+        update = value - np.float64(widen(old[i]))
         x_sq += value * value
         u_sq += update * update
         g_dot_u += g[i] * update
@@ -142,7 +139,7 @@ def _update_sums(x, old, g, u, sums):
     sums[2] += g_dot_u
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _wide_run(address, code, begin, size, scale, x64):
     """``size`` elements of a gradient as float64."""
     if address == 0:
@@ -158,26 +155,26 @@ def _wide_run(address, code, begin, size, scale, x64):
     return _block(address + begin * 2, _FLOAT16, size, scale, x64)
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _update_run(address, old, code, begin, size, g, x32, sums):
     """``size`` elements of the update x - old as float32; its moments are added to ``sums`` (3,)."""
     u = x32[:size]
     if code == 0:
-        x, before = _at(address + begin * 4, _FLOAT32, size), _at(old + begin * 4, _FLOAT32, size)
+        x, before = at(address + begin * 4, _FLOAT32, size), at(old + begin * 4, _FLOAT32, size)
         _update_sums(x, before, g, u, sums)
     elif code == 1:
-        x, before = _at(address + begin * 8, _FLOAT64, size), _at(old + begin * 8, _FLOAT64, size)
+        x, before = at(address + begin * 8, _FLOAT64, size), at(old + begin * 8, _FLOAT64, size)
         _update_sums(x, before, g, u, sums)
     elif code == 2:
-        x, before = _at(address + begin * 2, _BFLOAT16, size), _at(old + begin * 2, _BFLOAT16, size)
+        x, before = at(address + begin * 2, _BFLOAT16, size), at(old + begin * 2, _BFLOAT16, size)
         _update_sums(x, before, g, u, sums)
     else:
-        x, before = _at(address + begin * 2, _FLOAT16, size), _at(old + begin * 2, _FLOAT16, size)
+        x, before = at(address + begin * 2, _FLOAT16, size), at(old + begin * 2, _FLOAT16, size)
         _update_sums(x, before, g, u, sums)
     return u
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _run(tensor, begin, size, addresses, codes, scale, x32, x64, sums, bad):
     """A run of the gradient, or of the update where ``addresses`` has rows for parameters and snapshots."""
     if addresses.shape[0] == 1:
@@ -186,7 +183,7 @@ def _run(tensor, begin, size, addresses, codes, scale, x32, x64, sums, bad):
     return _update_run(addresses[1, tensor], addresses[2, tensor], codes[1, tensor], begin, size, g, x32, sums)
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _hash_tile(
     bucket, width, buckets, blocks, seed, first,
     tensors, numels, first_block, end_block, addresses, codes, scale, x32, x64, out, sums, bad,
@@ -222,24 +219,25 @@ def _hash_tile(
                 out[k] += tile[k ^ q]
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _compare(x, place, rows, previous, store, out, sums):
     """A finished run of a sketch, at ``place``, against the same run of past ones; then it is written.
 
     The row at ``store`` may be one of ``rows``, or the previous one: it has been read.
     """
     count, offset = rows.shape[0], place * 4
-    _row_dots(x, rows, 0, offset, _FLOAT32, sums)
+    for first in range(0, count, 4):
+        _row_dots(x, rows, first, 0, offset, _FLOAT32, sums)
     sums[count + SUM_SQ] += _sum_sq(x)
     if previous != 0:
-        difference_sq, sum_sq = _difference_and_sum_sq(x, _at(previous + offset, _FLOAT32, x.size))
+        difference_sq, sum_sq = _difference_and_sum_sq(x, at(previous + offset, _FLOAT32, x.size))
         sums[count + DIFF] += difference_sq
         sums[count + SUM] += sum_sq
     _write(x, store, place, _FLOAT32)
     _write(x, out, place, _FLOAT32)
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def sketch(
     tasks, groups, members, begins, lengths, places, buckets, blocks, seeds,
     tensors, numels, first_block, end_block, addresses, codes, scale,

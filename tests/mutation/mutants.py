@@ -18,7 +18,8 @@ class Mutant:
     """Its tests that are run, as for ``pytest -k``: enough to find the fault, few enough to be quick."""
 
 
-CPU_LOOPS, CPU_TESTS = "fastgeom/engines/cpu_loops.py", "tests/test_cpu_engine.py"
+CPU_LOOPS, CPU_MEMORY = "fastgeom/engines/cpu_loops.py", "fastgeom/engines/cpu_memory.py"
+CPU_TESTS = "tests/test_cpu_engine.py"
 CODEGEN_TESTS = "tests/test_codegen.py"
 
 CPU = (
@@ -33,18 +34,34 @@ CPU = (
     Mutant(
         "cpu: the last element of a block left out",
         CPU_LOOPS,
-        "for i in range(x.size):\n        total += np.float64(x[i]) * np.float64(_widen(row[i]))",
-        "for i in range(x.size - 1):\n        total += np.float64(x[i]) * np.float64(_widen(row[i]))",
+        "for i in range(x.size):\n        total += np.float64(x[i]) * np.float64(widen(row[i]))",
+        "for i in range(x.size - 1):\n        total += np.float64(x[i]) * np.float64(widen(row[i]))",
         CPU_TESTS,
         "every_size_and_number_of_rows and float32-float32-float32",
     ),
     Mutant(
         "cpu: bfloat16 rounds half up instead of to even",
-        CPU_LOOPS,
+        CPU_MEMORY,
         "np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))",
         "np.uint32(0x8000)",
         CPU_TESTS,
         "narrow or stored",
+    ),
+    Mutant(
+        "cpu: the last cache line of a long run left out",
+        CPU_LOOPS,
+        "n_lines = min(_PIECE, done - begin) // in_line",
+        "n_lines = min(_PIECE, done - begin) // in_line - (begin > 0)",
+        CPU_TESTS,
+        "every_size_and_number_of_rows and float32-float32-float32",
+    ),
+    Mutant(
+        "cpu: bfloat16 rows read half a line too short",
+        CPU_MEMORY,
+        "steps = max(1, LINE_BYTES // item_bytes // _LANES)",
+        "steps = min(2, LINE_BYTES // item_bytes // _LANES)",
+        CPU_TESTS,
+        "every_size_and_number_of_rows and bfloat16-bfloat16",
     ),
 )
 

@@ -1,0 +1,221 @@
+"""Memory as the CPU engine's loops see it: elements at an address, widened and narrowed, lines asked for in advance.
+
+16-bit floats have no numba type. They travel as integers and are told apart by signedness: ``uint16`` is bfloat16,
+``int16`` is float16. ``widen`` and ``narrow`` convert; the compiler turns both into vector code.
+
+numba looks for changes in the file of a cached function alone. After a change here touch the files that use it too, or
+the compiled code that they left in ``__pycache__`` stays in use: ``make clean``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+LINE_BYTES, _AHEAD_BYTES = 64, 1024
+"""A cache line; how far ahead of its loads every row is asked for: by itself a processor stops at a page of 4 KiB."""
+_LANES = 8
+
+
+def _can_cache():
+    """Whether numba finds a folder to keep compiled code in; without one it would refuse to compile at all."""
+    try:
+        njit(cache=True)(_can_cache)
+    except RuntimeError:
+        return False
+    return True
+
+
+EXACT = {"error_model": "numpy", "nogil": True, "cache": _can_cache()}
+FAST = {"fastmath": {"reassoc", "contract", "nsz"}, **EXACT}
+
+
+@intrinsic
+def _pointer(typing_context, address, witness):
+    """The integer ``address`` as a pointer to the element type of the array ``witness``."""
+    signature = types.CPointer(witness.dtype)(address, witness)
+
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return signature, codegen
+
+
+@intrinsic
+def as_float(typing_context, bits):
+    """The float with these bits."""
+    floats = {types.uint32: (types.float32, ir.FloatType()), types.uint64: (types.float64, ir.DoubleType())}
+    result, element = floats[bits]
+
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], element)
+
+    return result(bits), codegen
+
+
+@intrinsic
+def _half_to_float(typing_context, half):
+    """The value of a float16 given as int16; one instruction on processors since 2012."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.int16), codegen
+
+
+@intrinsic
+def _float_to_half(typing_context, value):
+    """``value`` rounded to float16, as int16."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+
+    return types.int16(types.float32), codegen
+
+
+@intrinsic
+def _as_bits(typing_context, value):
+    """The 32 bits of a float32."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], cgutils.int32_t)
+
+    return types.uint32(types.float32), codegen
+
+
+def _emit_prefetch(builder, address):
+    """Ask for the cache line at this address, and do not wait; any address will do."""
+    byte_pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte_pointer, number, number, number])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    read, nearest, data = number(0), number(3), number(1)
+    builder.call(prefetch, [builder.inttoptr(address, byte_pointer), read, nearest, data])
+
+
+@intrinsic
+def _prefetch_line(typing_context, address):
+    """See `_emit_prefetch`."""
+
+    def codegen(context, builder, signature, arguments):
+        _emit_prefetch(builder, arguments[0])
+        return context.get_dummy_value()
+
+    return types.none(types.int64), codegen
+
+
+@njit(**EXACT)
+def prefetch(address, n_bytes):
+    """Ask for ``n_bytes`` from this address on."""
+    for line in range(address, address + n_bytes, LINE_BYTES):
+        _prefetch_line(line)
+
+
+@njit(**EXACT)
+def at(address, witness, size):
+    """The memory at ``address`` as an array of ``size`` elements of the type of ``witness``.
+
+    Write to it in loops only: numba drops a lone store to an array that it takes for local.
+    """
+    return carray(_pointer(address, witness), (size,))
+
+
+def widen(value):
+    """The value of one stored element as float32 (float64 for float64)."""
+    raise NotImplementedError("numba only")
+
+
+@overload(widen, inline="always")
+def _overload_widen(value):
+    if isinstance(value, types.Float):
+        return lambda value: value
+    if value == types.uint16:
+        return lambda value: as_float(np.uint32(np.uint32(value) << np.uint32(16)))
+    if value == types.int16:
+        return lambda value: _half_to_float(value)
+    return None
+
+
+def narrow(value, witness):
+    """``value`` rounded to nearest even in the element type of ``witness``."""
+    raise NotImplementedError("numba only")
+
+
+@overload(narrow, inline="always")
+def _overload_narrow(value, witness):
+    if witness.dtype == types.float32:
+        return lambda value, witness: np.float32(value)
+    if witness.dtype == types.float64:
+        return lambda value, witness: np.float64(value)
+    if witness.dtype == types.uint16:
+        return lambda value, witness: _float32_to_bfloat16(np.float32(value))
+    if witness.dtype == types.int16:
+        return lambda value, witness: _float_to_half(np.float32(value))
+    return None
+
+
+@njit(**EXACT)
+def _float32_to_bfloat16(value):
+    bits = _as_bits(value)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x40)
+    return np.uint16(quiet_nan if (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else rounded)
+
+
+def _load_wide(builder, address, element):
+    """Eight elements from memory as float64: any of the four kinds."""
+    kind = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}.get(element, ir.IntType(16))
+    pointer = builder.inttoptr(address, ir.VectorType(kind, _LANES).as_pointer())
+    values = builder.load(pointer, align=element.bitwidth // 8)
+    floats = ir.VectorType(ir.FloatType(), _LANES)
+    if element == types.uint16:
+        words = builder.zext(values, ir.VectorType(ir.IntType(32), _LANES))
+        sixteen = ir.Constant(words.type, [16] * _LANES)
+        values = builder.bitcast(builder.shl(words, sixteen), floats)
+    elif element == types.int16:
+        values = builder.fpext(builder.bitcast(values, ir.VectorType(ir.HalfType(), _LANES)), floats)
+    doubles = ir.VectorType(ir.DoubleType(), _LANES)
+    return values if values.type == doubles else builder.fpext(values, doubles)
+
+
+@intrinsic
+def line_dots(typing_context, x, rows, offset, n_lines, x_witness, row_witness):
+    """Dots of the memory at ``x`` with that ``offset`` behind each of ``rows``, over ``n_lines`` cache lines of a row.
+
+    Written out in vectors of eight, with a request for what comes ``_AHEAD_BYTES`` later beside each line that is read:
+    left to itself, the compiler makes no such requests, and the processor waits for memory and computes by turns.
+    """
+    element, count = row_witness.dtype, rows.count
+    item_bytes, x_bytes = element.bitwidth // 8, x_witness.dtype.bitwidth // 8
+    steps = max(1, LINE_BYTES // item_bytes // _LANES)
+    flags = ("reassoc", "contract", "nsz")
+
+    def codegen(context, builder, signature, arguments):
+        word, doubles = ir.IntType(64), ir.VectorType(ir.DoubleType(), _LANES)
+        zero = ir.Constant(doubles, [0.0] * _LANES)
+        sums = [cgutils.alloca_once_value(builder, zero) for _ in range(count)]
+        addresses = [builder.add(row, arguments[2]) for row in cgutils.unpack_tuple(builder, arguments[1])]
+        with cgutils.for_range(builder, arguments[3], intp=word) as loop:
+            for address in addresses:
+                line = builder.add(address, builder.mul(loop.index, word(LINE_BYTES)))
+                _emit_prefetch(builder, builder.add(line, word(_AHEAD_BYTES)))
+            for step in range(steps):
+                first = builder.add(builder.mul(loop.index, word(steps * _LANES)), word(step * _LANES))
+                value = _load_wide(
+                    builder, builder.add(arguments[0], builder.mul(first, word(x_bytes))), x_witness.dtype
+                )
+                for address, total in zip(addresses, sums, strict=True):
+                    place = builder.add(address, builder.mul(first, word(item_bytes)))
+                    product = builder.fmul(value, _load_wide(builder, place, element), flags=flags)
+                    builder.store(builder.fadd(builder.load(total), product, flags=flags), total)
+        results = []
+        for total in sums:
+            lanes = [builder.extract_element(builder.load(total), ir.IntType(32)(lane)) for lane in range(_LANES)]
+            while len(lanes) > 1:
+                lanes = [builder.fadd(a, b) for a, b in zip(lanes[::2], lanes[1::2], strict=True)]
+            results.append(lanes[0])
+        return context.make_tuple(builder, signature.return_type, results)
+
+    return types.UniTuple(types.float64, count)(x, rows, offset, n_lines, x_witness, row_witness), codegen
