@@ -15,7 +15,7 @@ from torch import Tensor
 from fastgeom.engines import check_device
 from fastgeom.engines.operators import ABSMAX, NORM, list_dots, list_norms, list_scale_, list_sketch
 from fastgeom.sketching import MIN_BUCKETS
-from fastgeom.tables import check_measurable
+from fastgeom.tables import check_measurable, is_plain
 
 
 def norm(tensors: Iterable[Tensor]) -> Tensor:
@@ -59,7 +59,9 @@ def dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
     >>> dot([torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 4.0])])
     tensor(11., dtype=torch.float64)
     """
-    return window_dots(_as_list(a, "a"), [_as_list(b, "b")])[0]
+    first, second = _as_list(a, "a"), _as_list(b, "b")
+    _check_partner(first, second, "b")
+    return _dots(first, [second])[0]
 
 
 def cosine(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
@@ -103,10 +105,7 @@ def window_dots(tensors: Iterable[Tensor], history: Sequence[Iterable[Tensor]]) 
     rows = [_as_list(row, f"history[{k}]") for k, row in enumerate(history)]
     for k, row in enumerate(rows):
         _check_partner(g, row, f"history[{k}]")
-    if not g or not rows:
-        return torch.zeros(len(rows), dtype=torch.float64, device=g[0].device if g else None)
-    dots: Tensor = list_dots(g, [t for row in rows for t in row])[:-1]
-    return dots
+    return _dots(g, rows)
 
 
 def count_sketch(tensors: Iterable[Tensor], size: int = 2**18, seed: int = 0) -> Tensor:
@@ -212,11 +211,14 @@ def scale_(tensors: Sequence[Tensor], factor: Tensor) -> None:
 def _as_list(tensors: Iterable[Tensor], what: str) -> list[Tensor]:
     if isinstance(tensors, Tensor):
         raise TypeError(f"{what}: expected a list of tensors, got one tensor; write [tensor]")
-    found = [t.detach() if isinstance(t, Tensor) else t for t in tensors]
+    found = list(tensors)
     for place, tensor in enumerate(found):
-        check_measurable(tensor, f"{what}[{place}]")
+        if not is_plain(tensor):
+            check_measurable(tensor, f"{what}[{place}]")
         if tensor.device != found[0].device:
             raise ValueError(f"{what}: expected all on one device, got {found[0].device} and {tensor.device}")
+        if tensor.requires_grad:
+            found[place] = tensor.detach()
     if found:
         check_device(what, found[0].device)
     return found
@@ -230,6 +232,14 @@ def _check_partner(a: Sequence[Tensor], b: Sequence[Tensor], what: str) -> None:
             raise ValueError(f"{what}[{place}]: expected shape {tuple(x.shape)}, got {tuple(y.shape)}")
         if x.device != y.device:
             raise ValueError(f"{what}[{place}]: expected it on {x.device}, got {y.device}")
+
+
+def _dots(g: Sequence[Tensor], rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Dots of lists that fit each other."""
+    if not g or not rows:
+        return torch.zeros(len(rows), dtype=torch.float64, device=g[0].device if g else None)
+    dots: Tensor = list_dots(g, [t for row in rows for t in row])[:-1]
+    return dots
 
 
 def _norms(tensors: Sequence[Tensor]) -> Tensor:

@@ -103,6 +103,13 @@ def same_order(tensor: Tensor, strides: tuple[int, ...]) -> bool:
     return all(s == t or n == 1 for s, t, n in zip(tensor.stride(), strides, tensor.shape, strict=True))
 
 
+def in_order_of(tensor: Tensor, partner: Tensor) -> Tensor:
+    """``tensor`` itself where its memory order is that of ``partner``, else a copy for which it is."""
+    if tensor.is_contiguous() and partner.is_contiguous() and not tensor.is_neg():
+        return tensor
+    return in_memory_order(tensor, dense_strides(partner))
+
+
 def in_memory_order(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
     """``tensor`` itself where its memory order is that of ``strides``, else a copy for which it is."""
     if not tensor.is_neg() and (tensor.numel() == 0 or same_order(tensor, strides)):
@@ -125,6 +132,11 @@ def check_measurable(tensor: Tensor, what: str) -> None:
     if tensor.dtype not in DTYPES:
         expected = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
         raise TypeError(f"{what}: expected dtype {expected}, got {str(tensor.dtype).removeprefix('torch.')}")
+
+
+def is_plain(tensor: object) -> bool:
+    """Whether it is one of the tensors that `check_measurable` lets pass, and which it need not look at; soon said."""
+    return type(tensor) is Tensor and tensor.dtype in DTYPES and tensor.layout is torch.strided
 
 
 def capturing(device: torch.device) -> bool:

@@ -181,7 +181,7 @@ def test_a_bare_tensor_in_the_place_of_a_list_is_refused() -> None:
 
 def test_lists_of_other_lengths_or_shapes_are_refused() -> None:
     one, two = [torch.ones(3)], [torch.ones(3), torch.ones(3)]
-    with pytest.raises(ValueError, match=r"^history\[0\]: expected 1 tensors to pair with, got 2$"):
+    with pytest.raises(ValueError, match=r"^b: expected 1 tensors to pair with, got 2$"):
         dot(one, two)
     with pytest.raises(ValueError, match=r"^b: expected 2 tensors to pair with, got 1$"):
         cosine(two, one)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastgeom.engines import select_engine
 from fastgeom.sketching import SketchPlan
-from fastgeom.tables import DTYPES, AddressTable, dense_strides, in_memory_order
+from fastgeom.tables import DTYPES, AddressTable, dense_strides, in_order_of
 
 NORM, ABSMAX, NONFINITE = range(3)
 """What `list_norms` returns, in this order."""
@@ -88,7 +88,7 @@ def _numels(tensors: Sequence[Tensor]) -> np.ndarray:
 
 def _locate(tensors: Sequence[Tensor], like: Sequence[Tensor]) -> AddressTable:
     """Where tensors lie, in the memory order of their partners; one in another order is copied first."""
-    owners = tuple(in_memory_order(t, dense_strides(p)) for t, p in zip(tensors, like, strict=True))
+    owners = tuple(in_order_of(t, p) for t, p in zip(tensors, like, strict=True))
     return AddressTable(
         np.array([t.data_ptr() for t in owners], np.int64),
         np.array([DTYPES.index(t.dtype) for t in owners], np.int8),
