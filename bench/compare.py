@@ -1,0 +1,159 @@
+"""``python -m bench.compare NEW.json [KEPT.json]``: the ratios of a run against the kept ones.
+
+Times and GB/s are never compared: they are those of a day. What is held, and when it is *worse by more than 15 %*:
+
+- the time of another way over ours, and the fraction of the measured peak: once the kept value is more than 1.15 times
+  the new one, that is, once ours takes over 15 % longer on the same yardstick;
+- a training step with over without: once the part that is added to the step has grown by more than 15 % of itself and
+  by more than 0.05 of a plain step. The ratio itself would hide a probe that costs twice as much (1.04 and 1.08 are 4 %
+  apart); the added part alone is mostly noise where it is small (0.01 and 0.02 are 100 % apart).
+
+Medians decide; both intervals are shown, so that a reader can see what may be noise. Other tools' training ratios are
+not held. The exit status is 0 where nothing got worse, 1 where something did, 2 where nothing can be compared.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.pages import document
+from bench.pages.document import Document, Facts
+from bench.pages.words import ratio, what
+
+ALLOWED = 0.15
+STEP_ALLOWED = 0.05
+"""What the added part of a training step may grow by, of a plain step."""
+
+Key = tuple[str, str]
+"""Name of a bench, and which of its ratios."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One ratio of a run."""
+
+    where: str
+    facts: Facts
+    """``ratio`` with its interval, where it has one."""
+    adds: bool = False
+    """Whether it is a training step with over without; all others are better when larger."""
+
+    def worse(self, kept: "Ratio") -> float:
+        """By how much it is worse than the kept one; below zero where it is better."""
+        new, old = self.facts["ratio"], kept.facts["ratio"]
+        if not self.adds:
+            return old / new - 1
+        return (new - old) / max(old - 1, STEP_ALLOWED / ALLOWED)
+
+
+def ratios(found: Document) -> dict[Key, Ratio]:
+    """Everything that is held of a run."""
+    return {
+        (bench["name"], name): Ratio(f"{what(bench)}: {name}", facts, bench["kind"] == "training")
+        for bench in found["benches"]
+        for name, facts in _sides(bench).items()
+        if facts.get("ratio")
+    }
+
+
+def _sides(bench: Facts) -> dict[str, Facts]:
+    """What a bench is compared with, those that were skipped too."""
+    if bench["kind"] == "speed":
+        peers = {f"× our time, {name}": peer for name, peer in bench["peers"].items()}
+        return {"fraction of peak": {"ratio": bench.get("fraction_of_peak")}} | peers
+    if bench["kind"] == "training":
+        return {f"with / without, {name}": mode for name, mode in bench["modes"].items() if not mode.get("peer")}
+    return {}
+
+
+def report(new: Document, kept: Document, *, everything: bool = False) -> tuple[list[str], int]:
+    """What to print, and the exit status."""
+    if new["device"]["slug"] != kept["device"]["slug"]:
+        devices = f"{new['device']['name']} and {kept['device']['name']}"
+        return [f"ratios of different machines do not compare: {devices}"], 2
+    here, before = ratios(new), ratios(kept)
+    common = [key for key in here if key in before]
+    lines = [f"{new['date'][:16]} against {kept['date'][:16]}, {new['device']['name']}"]
+    lines += [f"  {key} differ: {_said(kept[key])}, now {_said(new[key])}"
+              for key in ("versions", "threads") if new[key] != kept[key]]  # fmt: skip
+    worse = {key: here[key].worse(before[key]) for key in common}
+    bad = [key for key in common if worse[key] > ALLOWED]
+    good = [key for key in common if before[key].worse(here[key]) > ALLOWED]
+    rest = [key for key in common if key not in bad and key not in good]
+    shown = [("worse by more than 15 %", bad), ("better by more than 15 %", good)]
+    for title, keys in shown + ([("the rest", rest)] if everything else []):
+        if keys:
+            lines += ["", f"{title}:"]
+            lines += [f"  {_line(here[key], before[key])}" for key in sorted(keys, key=lambda key: -worse[key])]
+    lines += _only("missing now", kept, new) + _only("new", new, kept)
+    lines += ["", f"{len(common)} ratios compared: {len(bad)} worse, {len(good)} better by more than 15 %"]
+    return lines, 1 if bad else 0 if common else 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.compare", description="Hold ratios against the kept ones.")
+    parser.add_argument("new", type=Path, help="of pytest-benchmark or of bench.report")
+    parser.add_argument("kept", type=Path, nargs="?", help="default: the newest of the same device in bench/results")
+    parser.add_argument("--all", action="store_true", help="print every ratio")
+    asked = parser.parse_args(arguments)
+    try:
+        new = document.read(asked.new)
+        kept = document.read(asked.kept) if asked.kept else _kept(new)
+    except document.UnusableError as error:
+        print(f"bench.compare: {error}", file=sys.stderr)
+        return 2
+    lines, status = report(new, kept, everything=asked.all)
+    print("\n".join(lines))
+    return status
+
+
+def _kept(new: Document) -> Document:
+    """The newest kept document of the device that is not this very run."""
+    found = document.newest(document.RESULTS, but=new)
+    for kept in found:
+        if kept["device"]["slug"] == new["device"]["slug"]:
+            return kept
+    others = ", ".join(kept["device"]["name"] for kept in found)
+    raise document.UnusableError(
+        f"{document.RESULTS}: holds no other run of {new['device']['name']}"
+        + (f", only of {others}; ratios of different machines do not compare" if others else "")
+    )
+
+
+def _line(new: Ratio, kept: Ratio) -> str:
+    change = new.worse(kept)
+    if new.adds:
+        said = f"the added part went from {kept.facts['ratio'] - 1:.2f} to {new.facts['ratio'] - 1:.2f} of a step"
+    else:
+        said = f"{100 * change:.1f} % worse" if change > 0 else f"{100 * kept.worse(new):.1f} % better"
+    low, high = kept.facts.get("ratio_low"), kept.facts.get("ratio_high")
+    overlap = ""
+    if None not in (low, high, new.facts.get("ratio_low"), new.facts.get("ratio_high")):
+        apart = new.facts["ratio_low"] > high or new.facts["ratio_high"] < low
+        overlap = "" if apart else "; the intervals overlap"
+    return f"{new.where}: {ratio(kept.facts)}, now {ratio(new.facts)} ({said}{overlap})"
+
+
+def _only(title: str, found: Document, other: Document) -> list[str]:
+    """The ratios that only one of two runs has: whole benches in a line, others with the reason where it says one."""
+    held, others = ratios(found), ratios(other)
+    benches = {bench["name"]: bench for bench in other["benches"]}
+    lines: dict[str, None] = {}
+    for (bench, name), one in held.items():
+        if bench not in benches:
+            lines[f"  {one.where.removesuffix(f': {name}')}"] = None
+        elif (bench, name) not in others:
+            reason = _sides(benches[bench]).get(name, {}).get("skipped")
+            lines[f"  {one.where}{f' (skipped: {reason})' if reason else ''}"] = None
+    return ["", f"{title}:", *lines] if lines else []
+
+
+def _said(facts: Facts) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""One run of the benches as one document: what `bench.report` writes, and what page, picture and comparison read.
+
+A document is made of the file that pytest-benchmark writes. It keeps what each bench found (its ``extra_info``) and
+leaves out the times of single rounds.
+"""
+
+import datetime
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Document = dict[str, Any]
+Facts = Mapping[str, Any]
+
+FORMAT, SCHEMA = "fastgeom bench", 1
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+SHARED = ("device", "versions", "threads")
+"""What every bench of a run repeats; a document holds it once."""
+
+STATISTICS = ("norm", "dot", "window", "deferred", "update", "sketch", "sketch step", "step", "clip")
+NEEDED = {
+    "speed": ("case", "title", "n_elements", "time_ms", "bytes_moved", "peers"),
+    "training": ("model", "n_elements", "time_ms", "modes"),
+    "accuracy": ("statistic", "distribution", "dtype", "elements", "errors"),
+    "growth": ("over", "statistic", "points", "exponent"),
+    "memory": ("title", "ring_bytes", "beside_bytes"),
+    "roof": ("gflop_per_s", "what"),
+}
+"""What a bench of each kind must say; all else may be left out."""
+
+COMPLETE = ("speed", "training", "accuracy", "growth", "memory")
+"""The kinds that a whole run has."""
+
+
+class UnusableError(ValueError):
+    """A file that is not what was expected; the message names it."""
+
+
+def read(path: Path) -> Document:
+    """The document of a file: of one that `bench.report` wrote, or of pytest-benchmark's own.
+
+    Raises:
+        UnusableError: where it is neither, holds no benches, or those of two devices.
+    """
+    found = _json(path)
+    if isinstance(found, dict) and found.get("format") == FORMAT:
+        if found.get("schema") != SCHEMA:
+            raise UnusableError(f"{path}: has schema {found.get('schema')}; expected {SCHEMA}")
+        return found
+    if not isinstance(found, dict) or not isinstance(found.get("benchmarks"), list):
+        raise UnusableError(f"{path}: expected the JSON of `pytest bench --benchmark-json` or of `bench.report`")
+    return _document(found, path)
+
+
+def newest(folder: Path, *, but: Document | None = None) -> list[Document]:
+    """The newest document of each device among the files of a folder, CPUs first.
+
+    Files of another kind are passed over, and so is the run ``but``.
+    """
+    by_device: dict[str, Document] = {}
+    for path in sorted(folder.glob("*.json")):
+        found = _json(path)
+        if not isinstance(found, dict) or (found.get("format"), found.get("schema")) != (FORMAT, SCHEMA):
+            continue
+        slug = found["device"]["slug"]
+        if but and (but["device"]["slug"], but["date"]) == (slug, found["date"]):
+            continue
+        if slug not in by_device or when(found) >= when(by_device[slug]):
+            by_device[slug] = found
+    return sorted(by_device.values(), key=lambda found: (found["device"]["kind"] != "cpu", found["device"]["slug"]))
+
+
+def when(document: Document) -> datetime.datetime:
+    """When it was run; in UTC where the file names no zone."""
+    date = datetime.datetime.fromisoformat(document["date"])
+    return date if date.tzinfo else date.replace(tzinfo=datetime.UTC)
+
+
+def of_kind(document: Document, kind: str) -> list[Facts]:
+    """Its benches of one kind, in their order."""
+    return [bench for bench in document["benches"] if bench["kind"] == kind]
+
+
+def lacking(document: Document, kept: Sequence[Document]) -> list[str]:
+    """What a whole run has and this one has not.
+
+    That is every kind, every statistic, and every bench of the kept document of the same device.
+    """
+    kinds = {bench["kind"] for bench in document["benches"]}
+    found = [f"no {kind}" for kind in COMPLETE if kind not in kinds]
+    if "speed" in kinds:
+        timed = {bench["case"]["statistic"] for bench in of_kind(document, "speed")}
+        found += [f"no speed of {statistic}" for statistic in STATISTICS if statistic not in timed]
+    names = {bench["name"] for bench in document["benches"]}
+    for other in kept:
+        if other["device"]["slug"] == document["device"]["slug"]:
+            gone = [bench["name"] for bench in other["benches"] if bench["name"] not in names]
+            found += [f"{len(gone)} of the kept benches are missing, {gone[0]} among them"] if gone else []
+    return found
+
+
+def missed(goal: Facts) -> bool:
+    """Whether a goal is missed; one without a number is."""
+    value, least, most = goal.get("value"), goal.get("least"), goal.get("most")
+    return value is None or (least is not None and value < least) or (most is not None and value > most)
+
+
+def _json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        hint = "`pytest bench --benchmark-json` writes it, but not under --benchmark-disable or where nothing was run"
+        raise UnusableError(f"{path}: cannot be read ({error.strerror}); {hint}") from None
+    except ValueError as error:  # broken JSON, or no UTF-8
+        raise UnusableError(f"{path}: is no JSON ({error})") from None
+
+
+def _document(found: Facts, path: Path) -> Document:
+    if not found["benchmarks"]:
+        raise UnusableError(
+            f"{path}: holds no benchmarks; expected a run of `pytest bench` without --benchmark-disable"
+        )
+    benches: list[Facts] = []
+    shared: dict[str, Any] = {}
+    for benchmark in found["benchmarks"]:
+        name, facts = benchmark["fullname"], _finite(benchmark.get("extra_info") or {})
+        _check(facts, f"{path}: {name}")
+        device = facts.get("device", {})
+        if not {"kind", "name", "slug"} <= device.keys():
+            raise UnusableError(f"{path}: {name}: expected kind, name and slug of its device in extra_info")
+        for key in SHARED:
+            shared.setdefault(key, facts.pop(key, {}))
+        if device["slug"] != shared["device"]["slug"]:
+            raise UnusableError(
+                f"{path}: {name} ran on {device['slug']}, those before it on {shared['device']['slug']}; "
+                "expected one device a file"
+            )
+        benches.append({"name": name, **facts})
+    python = found.get("machine_info", {}).get("python_version")
+    commit = found.get("commit_info", {})
+    return {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "date": found["datetime"],
+        "commit": commit.get("id"),
+        "dirty": bool(commit.get("dirty")),
+        "seconds": found.get("seconds"),
+        "device": shared["device"],
+        "versions": {"python": python} | shared["versions"],
+        "threads": shared["threads"],
+        "benches": benches,
+    }
+
+
+def _check(facts: Facts, where: str) -> None:
+    kind = facts.get("kind")
+    if kind not in NEEDED:
+        raise UnusableError(
+            f"{where}: kind is {kind!r} in its extra_info; expected one of {', '.join(NEEDED)} "
+            "(a run with --benchmark-disable measures nothing)"
+        )
+    if absent := [field for field in NEEDED[kind] if field not in facts]:
+        raise UnusableError(f"{where}: expected {', '.join(absent)} in the extra_info of kind {kind}")
+
+
+def _finite(value: Any) -> Any:
+    """The same with ``None`` for what is not a finite number."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
