@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import fastgeom
+from bench.common import device, truth
+from bench.common.device import Card, Twin
+from bench.common.gradients import Gradients
+from bench.common.shapes import numels
+from bench.common.ways import Way
 from bench.gpu import __main__ as command
-from bench.gpu import cells, truth, worker
+from bench.gpu import cells, worker
 from bench.gpu.cells import Cell, Sizes, all_cells, target
-from bench.gpu.device import Card, Twin
-from bench.gpu.gradients import Gradients
 from bench.gpu.report import datasheet_gb_per_s, document, passed
 from bench.gpu.supervising import SICK, run_cells
 from bench.gpu.table import page
@@ -125,12 +129,14 @@ def test_the_cells_are_those_of_the_plan():
             assert {c.method for c in mine if c.case == cells.WINDOW} == {
                 cells.OURS, cells.LEAN, cells.CAT_DOTS, cells.COMPILED,
             }  # fmt: skip
-            assert {c.method for c in mine if c.case == cells.NORM} == {cells.OURS, cells.FOREACH, cells.COMPILED}
+            assert {c.method for c in mine if c.case == cells.NORM} == {
+                cells.OURS, cells.FOREACH, cells.COMPILED, cells.POINTER_TABLE,
+            }  # fmt: skip
             (deferred,) = [c for c in mine if c.case == cells.DEFERRED]
             assert (deferred.window, deferred.block) == (16, 8 if dtype == BF16 else 16)
             assert {c.buckets for c in mine if c.case == cells.SKETCH} == {1 << 18}
     assert {(c.tensors, c.elements) for c in planned if c.case == cells.SMALL_STEP} == {(2000, 2_000_000)}
-    assert all(worker._builder(c)[1] > 0 for c in planned)
+    assert all(worker._bytes_per_element(c) > 0 for c in planned)
 
 
 @pytest.mark.parametrize(
@@ -174,35 +180,35 @@ def test_the_data_sheet_is_known_for_these_cards_alone(name, speed):
 
 
 def test_a_cell_that_fails_leaves_its_error_and_the_others_go_on(monkeypatch):
-    def broken(device, cell, n):
+    def broken(problem):
         raise RuntimeError("no\nsuch kernel")
 
-    monkeypatch.setattr(worker.building, "norm", broken)
+    monkeypatch.setitem(worker.WAYS, "norm", [Way("fastgeom", broken)])
     found = worker.run_cell(Twin(), Cell("norm", "fastgeom", BF16, 64))
     assert found == {"error": "RuntimeError: no such kernel"}
 
 
 def test_a_bench_that_computes_wrongly_is_not_timed(monkeypatch):
-    monkeypatch.setattr(worker.building.fastgeom, "norm", lambda tensors: torch.tensor(1.0))
+    monkeypatch.setattr(fastgeom, "norm", lambda tensors: torch.tensor(1.0))
     found = worker.run_cell(Twin(), Cell("norm", "fastgeom", BF16, 640))
     assert found["error"].startswith("AssertionError: norm squared: off by") and "time_ms" not in found
 
 
 def test_a_size_is_cut_to_the_room_there_is(monkeypatch):
     monkeypatch.setattr(Twin, "room_bytes", lambda self: 4096)
-    found = worker.run_cell(Twin(), Cell("norm", "_foreach_norm", BF16, 10**12, tensors=2))
+    found = worker.run_cell(Twin(), Cell("norm", cells.FOREACH, BF16, 10**12, tensors=2))
     assert found["n_elements"] == 2048
     assert found["note"] == "2,048 elements; 1,000,000,000,000 would take more than 60 % of the memory"
 
 
 def test_a_profiler_that_does_not_run_costs_one_column_alone(monkeypatch):
     monkeypatch.setattr(Twin, "launches", lambda self, work: 1 / 0)
-    found = worker.run_cell(Twin(), Cell("norm", "_foreach_norm", BF16, 640))
+    found = worker.run_cell(Twin(), Cell("norm", cells.FOREACH, BF16, 640))
     assert found["launches"] is None and "error" not in found
 
 
 def test_numbers_are_drawn_again_and_differ_from_seed_to_seed():
-    g = Gradients.random(1000, 3, torch.float32, torch.device("cpu"))
+    g = Gradients.empty(numels(3, 1000), "float32", torch.device("cpu")).draw(0)
     assert [t.numel() for t in g.tensors] == [328] * 3 and len({t.data_ptr() % 16 for t in g.tensors}) == 1
     first = g.flat.clone()
     g.draw(1)
@@ -235,7 +241,8 @@ def card(monkeypatch):
 
     found = Card.__new__(Card)
     found._pass_s = 1e-3
-    monkeypatch.setattr(found, "_event", Event)
+    monkeypatch.setattr(device, "_event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(found, "_read_cover", read_cover)
     monkeypatch.setattr(found, "synchronize", lambda: None)
     return found, now
@@ -270,9 +277,9 @@ def test_waiting_is_forbidden_only_inside(card, monkeypatch):
 
 def test_sums_in_pieces_are_those_of_the_whole():
     a, b = torch.randn(1000).bfloat16(), torch.randn(1000)
-    assert float(truth.summed(torch.mul, a, b, piece=64)) == pytest.approx(reference.dot([a], [b]), rel=1e-13)
+    assert truth.summed(torch.mul, [a], [b], piece=64) == pytest.approx(reference.dot([a], [b]), rel=1e-13)
     assert truth.square(b) == pytest.approx(reference.dot([b], [b]), rel=1e-13)
-    assert truth.difference_sq(a, b) == pytest.approx(reference.difference_sq([a], [b]), rel=1e-13)
+    assert truth.difference_sq([a], [b]) == pytest.approx(reference.difference_sq([a], [b]), rel=1e-13)
 
 
 @pytest.mark.parametrize("sizes", [(5000,), (1300, 1, 999, 128), (60, 40)])

@@ -82,7 +82,7 @@ def write(found: Mapping[str, object], folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     card = re.sub(r"[^a-z0-9]+", "-", str(found["card"].get("name", "no card")).lower()).strip("-")
-    data = folder / f"{card}-{str(found['date'])[:10]}.json"
+    data = folder / f"gpu-{card}-{str(found['date'])[:10]}.json"
     data.write_text(json.dumps(found, indent=1) + "\n")
     table = folder / "gpu.md"
     table.write_text(page(found))

@@ -2,20 +2,16 @@
 
 from dataclasses import asdict, dataclass
 
-OURS = "fastgeom"
+from bench.common.case import DEFERRED, NORM, SKETCH, SKETCH_STEP, STEP, UPDATE, WINDOW, Case
+from bench.common.methods import CAT_DOTS, COMPILED, EAGER, FOREACH, LEAN
+from bench.common.ways import OURS
+from bench.peers.card_norms import POINTER_TABLE
+
 _ITEM_BYTES = {"bfloat16": 2, "float32": 4}
 
-NORM, WINDOW, DEFERRED, UPDATE, SKETCH, SKETCH_STEP = "norm", "window", "deferred", "update", "sketch", "sketch step"
 PEAK, SMALL_STEP, SMALL_NORM = "peak", "2,000 tensors: step", "2,000 tensors: norm"
 
 COPY, SUM, DOT = "copy", "sum", "dot"
-LEAN, CAT_DOTS, FOREACH, EAGER, COMPILED = (
-    "cat(out=) + mv + norm",
-    "cat + dots",
-    "_foreach_norm",
-    "torch",
-    "torch.compile",
-)
 ONE_LAYER, TRACED = "fastgeom, one layer", "fastgeom, one layer, trace"
 
 
@@ -52,6 +48,14 @@ class Cell:
     def workload(self) -> tuple[object, ...]:
         """What ways have in common that can be compared."""
         return self.case, self.dtype, self.elements, self.window, self.block, self.buckets
+
+    def problem(self, elements: int) -> Case:
+        """The case, of as many elements as memory allows."""
+        statistic = {SMALL_STEP: STEP, SMALL_NORM: NORM}.get(self.case, self.case)
+        return Case(
+            statistic, elements, self.tensors, self.dtype, self.window, self.block, self.buckets,
+            self.groups or "layer", self.method == TRACED,
+        )  # fmt: skip
 
     def what(self) -> str:
         """The case with its sizes, for the table."""
@@ -127,7 +131,7 @@ def _small(sizes: Sizes) -> list[Cell]:
 
 
 def _torch(sizes: Sizes) -> list[Cell]:
-    cells = _large(NORM, FOREACH, sizes)
+    cells = _large(NORM, FOREACH, sizes) + _large(NORM, POINTER_TABLE, sizes)
     for window in sizes.windows:
         cells += _large(WINDOW, LEAN, sizes, window=window)
     cells += _large(WINDOW, CAT_DOTS, sizes, window=sizes.window)

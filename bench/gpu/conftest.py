@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.gpu.device import Device, this_device
+from bench.common.device import Device, this_device
 
 
 @pytest.fixture(scope="session")

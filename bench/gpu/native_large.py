@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 import fastgeom
-from bench.gpu import truth
-from bench.gpu.device import Device
-from bench.gpu.gradients import fill
+from bench.common import truth
+from bench.common.device import Device
+from bench.common.gradients import fill
 from fastgeom.sketching import SketchPlan
 
 ROUNDING = 1e-7
@@ -41,8 +41,8 @@ def test_window_of_one_large_tensor(large: Tensor) -> None:
     found = (marked(large, 1), probe.step())[1]
     scale = truth.square(large)
     truth.assert_near(float(found.grad_sq), scale, ROUNDING, "grad_sq")
-    truth.assert_near(float(found.lag_dot[0]), truth.dot(large, before), ROUNDING, "lag_dot", scale)
-    truth.assert_near(float(found.diff_sq), truth.difference_sq(large, before), ROUNDING, "diff_sq", scale)
+    truth.assert_near(float(found.lag_dot[0]), truth.dot([large], [before]), ROUNDING, "lag_dot", scale)
+    truth.assert_near(float(found.diff_sq), truth.difference_sq([large], [before]), ROUNDING, "diff_sq", scale)
     assert float(found.grad_absmax) == 2 * MARK and int(found.nonfinite) == 0
     large[-1] = torch.inf
     assert int(probe.step().nonfinite) == 1
@@ -67,8 +67,7 @@ def test_norm_and_dot_of_a_long_list(card: Device) -> None:
     for k, (x, y) in enumerate(zip(a, b, strict=True)):
         fill(x, k)
         fill(y, k + 3)
-    square = sum(truth.square(x) for x in a)
-    scale = (square * sum(truth.square(y) for y in b)) ** 0.5
-    exact = sum(truth.dot(x, y) for x, y in zip(a, b, strict=True))
+    square, exact = truth.square(*a), truth.dot(a, b)
+    scale = (square * truth.square(*b)) ** 0.5
     truth.assert_near(float(fastgeom.norm(a)) ** 2, square, ROUNDING, "norm squared")
     truth.assert_near(float(fastgeom.dot(a, b)), exact, ROUNDING, "dot", scale)

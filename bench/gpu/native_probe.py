@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import fastgeom
-from bench.gpu.device import Device
-from bench.gpu.gradients import Gradients
+from bench.common.device import Device
+from bench.common.gradients import Gradients
+from bench.common.shapes import numels
 
 HISTORIES = {
     "exact": fastgeom.Exact(),
@@ -108,7 +109,8 @@ def test_a_graph_replays_what_eager_steps_measure(  # noqa: PLR0917 - pytest pas
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["16-bit", "32-bit"])
 def test_a_second_run_has_the_same_bits(card: Device, history: str, dtype: torch.dtype) -> None:
     """Of tensors large enough that programs run in another order every time."""
-    g = Gradients.random(900 if card.dry else 30_000_000, 3, dtype, card.device)
+    sizes = numels(3, 900 if card.dry else 30_000_000)
+    g = Gradients.empty(sizes, str(dtype).removeprefix("torch."), card.device)
     runs = []
     for _ in range(2):
         probe = fastgeom.Probe(g.named(), window=2, history=HISTORIES[history], backend="triton", gradient=lambda p: p)

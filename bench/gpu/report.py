@@ -1,14 +1,15 @@
 """From what was run to one document: speeds, fractions of the peak and of the data sheet, targets, versions."""
 
 import datetime
-import importlib.metadata
-import platform
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.gpu.cells import DEFERRED, OURS, PEAK, WINDOW, Cell, target
+from bench.common.case import DEFERRED, WINDOW
+from bench.common.facts import versions
+from bench.common.ways import OURS
+from bench.gpu.cells import PEAK, Cell, target
 from bench.gpu.supervising import Found
 
 SCHEMA = 1
@@ -22,23 +23,10 @@ DATASHEET_GB_PER_S = {
 }
 """Bandwidth of cards, by what their names hold."""
 
-PACKAGES = ("torch", "triton", "numpy", "numba", "h5py")
-
 
 def datasheet_gb_per_s(card: str) -> int | None:
     """What the maker says of a card's memory; ``None`` for a card that is not in the list."""
     return next((speed for pattern, speed in DATASHEET_GB_PER_S.items() if re.search(pattern, card)), None)
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages in use."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = ""
-    return found
 
 
 def commit(checkout: Path) -> str:
@@ -78,7 +66,7 @@ def document(
     for cell, row in zip(cells, rows, strict=True):
         if "error" not in row:
             row["fraction_of_peak"] = row["bandwidth_gb_per_s"] / peak if peak else None
-            row["fraction_of_datasheet"] = row["bandwidth_gb_per_s"] * 1.0 / datasheet if datasheet else None
+            row["fraction_of_datasheet"] = row["bandwidth_gb_per_s"] / datasheet if datasheet else None
             row["times_as_long"] = _times_as_long(cell, row, cells, rows)
             row["times_per_step_window"] = _times_per_step_window(cell, row, cells, rows)
         row["target"], row["missed"] = "", None

@@ -10,80 +10,62 @@ import argparse
 import json
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
-from bench.gpu import building, torch_ways
-from bench.gpu.building import Work
-from bench.gpu.cells import (
-    CAT_DOTS,
-    COMPILED,
-    DEFERRED,
-    EAGER,
-    FOREACH,
-    LEAN,
-    NORM,
-    OURS,
-    PEAK,
-    SKETCH,
-    SKETCH_STEP,
-    SMALL_NORM,
-    SMALL_STEP,
-    TINY,
-    UPDATE,
-    WINDOW,
-    Cell,
-    Sizes,
-    all_cells,
-)
-from bench.gpu.device import Device, this_device
+import torch
+
+from bench.common.device import Device, this_device
+from bench.common.methods import WAYS
+from bench.common.problem import Problem
+from bench.common.ways import OURS, Work
+from bench.gpu.cells import COPY, PEAK, SUM, TINY, Cell, Sizes, all_cells
 from bench.gpu.supervising import SICK
 
-Builder = Callable[[Device, Cell, int], Work]
 
-
-def _builder(cell: Cell) -> tuple[Builder, float]:
-    """What makes a cell ready, and the bytes of memory that it takes for each element."""
-    item, rows = cell.item_bytes, cell.window
-    known: dict[tuple[str, str], tuple[Builder, float]] = {
-        (NORM, OURS): (building.norm, item),
-        (NORM, FOREACH): (torch_ways.foreach_norm, item),
-        (NORM, COMPILED): (torch_ways.compiled_norm, item),
-        (WINDOW, OURS): (building.window, (rows + 2) * item),
-        (WINDOW, LEAN): (torch_ways.lean, (rows + 1) * item),
-        (WINDOW, CAT_DOTS): (torch_ways.cat_dots, (rows + 2) * item),
-        (WINDOW, COMPILED): (torch_ways.compiled_window, (rows + 1) * item),
-        (DEFERRED, OURS): (building.deferred, (rows + cell.block + 2) * item),
-        (UPDATE, OURS): (building.update, 6 * item),
-        (UPDATE, EAGER): (torch_ways.update, 4 * item + 20),
-        (UPDATE, COMPILED): (torch_ways.compiled_update, 4 * item + 8),
-        (SKETCH, OURS): (building.sketch, item),
-        (SKETCH_STEP, OURS): (building.sketch_step, item),
-        (SMALL_STEP, LEAN): (torch_ways.lean, (rows + 1) * item),
-        (SMALL_NORM, OURS): (building.norm, item),
-        (SMALL_NORM, FOREACH): (torch_ways.foreach_norm, item),
-    }
+def _make_ready(device: Device, cell: Cell, n: int) -> tuple[Work, int, int]:
+    """What is to be timed of a cell of about ``n`` elements; how many there are; the bytes that a step must move."""
     if cell.case == PEAK:
-        return torch_ways.peak, 2 * item
-    if cell.case == SMALL_STEP and cell.method.startswith(OURS):
-        return building.small_step, (rows + 3) * item
-    return known[cell.case, cell.method]
+        return _peak(device, cell, n)
+    problem = Problem(device, cell.problem(n))
+    name = OURS if cell.method.startswith(OURS) else cell.method
+    way = next(way for way in WAYS[problem.case.statistic] if way.name == name)
+    return way.build(problem), problem.g.n_elements, problem.bytes_moved()
+
+
+def _bytes_per_element(cell: Cell) -> float:
+    """Of memory that a cell takes."""
+    if cell.case == PEAK:
+        return 2 * cell.item_bytes
+    case = cell.problem(cell.elements)
+    name = OURS if cell.method.startswith(OURS) else cell.method
+    way = next(way for way in WAYS[case.statistic] if way.name == name)
+    return case.memory_bytes() + way.more_gradients(case) * cell.item_bytes
+
+
+def _peak(device: Device, cell: Cell, n: int) -> tuple[Work, int, int]:
+    """A copy, a sum, or a dot product of large vectors."""
+    a, b = (torch.ones(n, dtype=getattr(torch, cell.dtype), device=device.device) for _ in range(2))
+    row = n * int(cell.item_bytes)
+    if cell.method == COPY:
+        return Work(lambda: b.copy_(a), 0.0), n, 2 * row
+    if cell.method == SUM:
+        return Work(a.sum, 0.0), n, row
+    return Work(lambda: torch.dot(a, b), 0.0), n, 2 * row
 
 
 def run_cell(device: Device, cell: Cell) -> dict[str, object]:
     """Make a cell ready, time it, and say what was found, or what went wrong."""
     found: dict[str, object] = {}
     try:
-        build, bytes_per_element = _builder(cell)
-        n = min(cell.elements, int(device.room_bytes() / bytes_per_element))
+        n = min(cell.elements, int(device.room_bytes() / _bytes_per_element(cell)))
         if n < cell.elements:
             found["note"] = f"{n:,} elements; {cell.elements:,} would take more than 60 % of the memory"
-        work = build(device, cell, n)
+        work, n_elements, bytes_moved = _make_ready(device, cell, n)
         try:
             timing = device.time(work.call)
             found |= {
-                "n_elements": work.n_elements,
-                "bytes_moved": work.bytes_moved,
+                "n_elements": n_elements,
+                "bytes_moved": bytes_moved,
                 "relative_error": work.relative_error,
                 "time_ms": timing.device_s / work.steps * 1e3,
                 "host_ms": timing.host_s / work.steps * 1e3,

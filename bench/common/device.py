@@ -1,6 +1,6 @@
-"""The card, and the CPU tensors that play it in a dry run: clocks, memory, launches, compilation, capture.
+"""The device under test: its clock, memory, launches, and what a result has to say of it.
 
-Everything that only a card can do is a method here, with a twin that runs the same work without one.
+Everything that only a card can do is a method here, with a twin that runs the same work on CPU tensors without one.
 """
 
 import contextlib
@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+
+from bench.common.cpu import Cpu, words
 
 Work = Callable[[], object]
 
@@ -35,18 +37,67 @@ class Timing:
     repeats: int
 
 
+class CardClock:
+    """Times calls on their own, each behind reads that take the device longer than the host takes for the call."""
+
+    def __init__(self, work: Work, read_cover: Callable[[int], None], passes: int) -> None:
+        self._work, self._read_cover, self.passes, self.calls = work, read_cover, passes, 1
+
+    def ready(self) -> None:
+        """Wait until nothing else runs."""
+        torch.cuda.synchronize()
+
+    def sample(self) -> tuple[float, float]:
+        """Seconds of a call on the device, and until it has returned."""
+        begin, end = _event(), _event()
+        self._read_cover(self.passes)
+        begin.record()
+        host_s = _host_seconds(self._work)
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) * 1e-3, host_s
+
+
+class WallClock:
+    """Times single calls of work that uses host and device by turns, from the call until the device is done."""
+
+    calls = 1
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        work()
+
+    def ready(self) -> None:
+        """Wait until nothing else runs."""
+        torch.cuda.synchronize()
+
+    def sample(self) -> tuple[float, float]:
+        """Seconds until all is done, and until the call has returned."""
+        start = time.perf_counter()
+        host_s = _host_seconds(self._work)
+        torch.cuda.synchronize()
+        return time.perf_counter() - start, host_s
+
+
 class Card:
-    """The current CUDA device."""
+    """The current CUDA device.
 
-    name = "cuda"
+    Args:
+        timed: whether times are wanted; without, everything runs once, of few elements.
+    """
+
+    name = kind = "cuda"
     dry = False
+    backend = "triton"
+    cache_bytes = 0
+    """Every call is timed behind reads that clear the caches: nothing need be rotated."""
 
-    def __init__(self) -> None:
-        self.device = torch.device("cuda", torch.cuda.current_device())
+    def __init__(self, *, timed: bool = True) -> None:
+        self.device, self.timed = torch.device("cuda", torch.cuda.current_device()), timed
         self._cover = torch.zeros(_COVER_BYTES // 4, device=self.device)
         passes = 20
         self._read_cover(3)
-        begin, end = self._event(), self._event()
+        begin, end = _event(), _event()
         begin.record()
         self._read_cover(passes)
         end.record()
@@ -57,7 +108,9 @@ class Card:
         """What a result has to say of the card."""
         found = torch.cuda.get_device_properties(self.device)
         return {
+            "kind": self.kind,
             "name": found.name,
+            "slug": "-".join(words(found.name)),
             "memory_bytes": found.total_memory,
             "multiprocessors": found.multi_processor_count,
             "l2_bytes": int(getattr(found, "L2_cache_size", 0)),
@@ -70,6 +123,11 @@ class Card:
         """What one cell may take: 60 % of the card's memory, less where others use it."""
         free, total = torch.cuda.mem_get_info(self.device)
         return int(min(_MEMORY_SHARE * total, 0.9 * free))
+
+    def free_bytes(self) -> int:
+        """What is left."""
+        cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return torch.cuda.mem_get_info(self.device)[0] + cached
 
     def synchronize(self) -> None:
         """Wait for the device; raises what went wrong there."""
@@ -85,17 +143,36 @@ class Card:
 
         So the device never waits for the host inside the timed part, and finds nothing of it in its caches.
         """
+        clock = self.clock(work)
+        first = clock.sample()
+        repeats = max(10, min(100, int(seconds / (first[0] + clock.passes * self._pass_s))))
+        samples = [clock.sample() for _ in range(repeats)]
+        device, host = (statistics.median(column) for column in zip(*samples, strict=True))
+        return Timing(device, host, repeats)
+
+    def clock(self, work: Work, *, single: bool = False) -> "CardClock | WallClock":
+        """For one way of measuring; with ``single`` by the wall, the host's own work included."""
+        if single:
+            return WallClock(work)
         for _ in range(3):
             work()
         self.synchronize()
         host_s = _host_seconds(work)
         self.synchronize()
-        passes = math.ceil((1.5 * host_s + 1e-4) / self._pass_s)
-        first = self._sample(work, passes)
-        repeats = max(10, min(100, int(seconds / (first[0] + passes * self._pass_s))))
-        samples = [self._sample(work, passes) for _ in range(repeats)]
-        device, host = (statistics.median(column) for column in zip(*samples, strict=True))
-        return Timing(device, host, repeats)
+        return CardClock(work, self._read_cover, math.ceil((1.5 * host_s + 1e-4) / self._pass_s))
+
+    def peak_bytes(self, work: Work) -> int:
+        """By how much the memory taken grows during one call, at most."""
+        self.synchronize()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        work()
+        self.synchronize()
+        return torch.cuda.max_memory_allocated(self.device) - before
+
+    def threads(self) -> int:
+        """Of the host that torch uses."""
+        return torch.get_num_threads()
 
     def launches(self, work: Work) -> int | None:
         """Kernels, copies and fills that one call sends to the device; ``None`` where the profiler sees none."""
@@ -103,7 +180,7 @@ class Card:
 
     def compile(self, function: Callable[..., object]) -> Callable[..., object]:
         """What ``torch.compile`` makes of it."""
-        return torch.compile(function)
+        return torch.compile(function, dynamic=True)
 
     @contextlib.contextmanager
     def forbid_waiting(self) -> Iterator[None]:
@@ -129,28 +206,19 @@ class Card:
             work()
         return graph.replay
 
-    def _event(self) -> torch.cuda.Event:
-        return torch.cuda.Event(enable_timing=True)
-
     def _read_cover(self, passes: int) -> None:
         for _ in range(passes):
             self._cover.sum()
-
-    def _sample(self, work: Work, passes: int) -> tuple[float, float]:
-        begin, end = self._event(), self._event()
-        self._read_cover(passes)
-        begin.record()
-        host_s = _host_seconds(work)
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) * 1e-3, host_s
 
 
 class Twin:
     """CPU tensors in the place of a card: everything runs, no number means anything."""
 
-    name = "cpu"
+    name = kind = "cpu"
     dry = True
+    timed = False
+    cache_bytes = 0
+    backend = "triton"
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
@@ -164,6 +232,10 @@ class Twin:
         """So little that the largest cells shrink."""
         return 8 << 10
 
+    def free_bytes(self) -> int:
+        """As much as is wanted."""
+        return 1 << 40
+
     def synchronize(self) -> None:
         """Nothing is under way."""
 
@@ -174,6 +246,10 @@ class Twin:
         """As if a call took a millisecond, and a tenth of it on the host; `launches` makes the call."""
         del work, seconds
         return Timing(1e-3, 1e-4, 1)
+
+    def threads(self) -> int:
+        """One way is as good as another."""
+        return 1
 
     def launches(self, work: Work) -> int | None:
         """Operations of torch in one call."""
@@ -195,12 +271,21 @@ class Twin:
         return work
 
 
-Device = Card | Twin
+Device = Card | Twin | Cpu
 
 
-def this_device() -> Device:
+def this_device() -> Card | Twin:
     """The card, or its twin in a dry run."""
     return Twin() if os.environ.get(DRY) == "1" else Card()
+
+
+def device_under_test(*, timed: bool) -> Card | Cpu:
+    """The card where there is one, else the processor."""
+    return Card(timed=timed) if torch.cuda.is_available() else Cpu(timed=timed)
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)
 
 
 def _host_seconds(work: Work) -> float:

@@ -5,30 +5,31 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-PIECE = 1 << 26
+PIECE = 1 << 24
 
 
-def summed(terms: Callable[..., Tensor], *operands: Tensor, piece: int = PIECE) -> Tensor:
-    """Sum of ``terms`` of float64 pieces of flat tensors: 0-d, on their device."""
-    total = torch.zeros((), dtype=torch.float64, device=operands[0].device)
-    for pieces in zip(*(o.split(piece) for o in operands), strict=True):
-        total += terms(*(p.double() for p in pieces)).sum()
-    return total
+def summed(terms: Callable[..., Tensor], *operands: Sequence[Tensor], piece: int = PIECE) -> float:
+    """Sum of ``terms`` of float64 pieces of lists of flat tensors."""
+    total = torch.zeros((), dtype=torch.float64, device=operands[0][0].device)
+    for tensors in zip(*operands, strict=True):
+        for pieces in zip(*(t.split(piece) for t in tensors), strict=True):
+            total += terms(*(p.double() for p in pieces)).sum()
+    return float(total)
 
 
-def dot(a: Tensor, b: Tensor) -> float:
+def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     """sum a b."""
-    return float(summed(torch.mul, a, b))
+    return summed(torch.mul, a, b)
 
 
-def square(a: Tensor) -> float:
-    """sum a^2."""
-    return float(summed(torch.square, a))
+def square(*tensors: Tensor) -> float:
+    """sum a^2 of all of them."""
+    return summed(torch.square, tensors)
 
 
-def difference_sq(a: Tensor, b: Tensor) -> float:
+def difference_sq(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     """sum (a - b)^2."""
-    return float(summed(lambda x, y: (x - y).square(), a, b))
+    return summed(lambda x, y: (x - y).square(), a, b)
 
 
 def count_sketch(tensors: Sequence[Tensor], buckets: int, seed: int, *, piece: int = PIECE // 4) -> Tensor:

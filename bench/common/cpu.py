@@ -1,0 +1,199 @@
+"""The CPU as the device under test: its clock, memory, passes and facts."""
+
+import functools
+import gc
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+Work = Callable[[], object]
+
+_MEMORY_SHARE = 0.6
+_IDLE_S = 0.035
+_SAMPLE_S, _MOST_CALLS = 0.005, 8
+
+
+class CpuClock:
+    """Times calls on their own, once the idle threads of whoever ran before have stopped spinning.
+
+    OpenBLAS's spin for 30 ms. The wait is a busy one: a core that has slept takes milliseconds to wake, and a training
+    loop never lets it. A sample is one call, or some where one takes less than 5 ms.
+    """
+
+    def __init__(self, call: Work, idle_s: float, *, single: bool = False) -> None:
+        self._call, self._idle_s, self.calls = call, idle_s, 1
+        first = self.sample()[0]
+        if idle_s and not single and first < 4 * _SAMPLE_S:
+            self.calls = max(1, min(_MOST_CALLS, int(_SAMPLE_S / min(first, self.sample()[0]))))
+
+    def ready(self) -> None:
+        """Wait until nothing else runs."""
+        awake_until = time.perf_counter() + self._idle_s
+        while time.perf_counter() < awake_until:
+            pass
+
+    def sample(self) -> tuple[float, float]:
+        """Seconds of a call, and until it has returned: the same here."""
+        start = time.perf_counter()
+        for _ in range(self.calls):
+            self._call()
+        seconds = (time.perf_counter() - start) / self.calls
+        return seconds, seconds
+
+
+class Cpu:
+    """The processor, with as many threads as torch takes.
+
+    Args:
+        timed: whether times are wanted; without, everything runs once, of few elements.
+    """
+
+    name = kind = "cpu"
+    dry = False
+    backend = None
+
+    def __init__(self, *, timed: bool = True) -> None:
+        self.device, self.timed = torch.device("cpu"), timed
+
+    def facts(self) -> dict[str, str | int]:
+        """What a result has to say of the processor."""
+        import cpuinfo
+
+        found = cpuinfo.get_cpu_info()
+        brand = found.get("brand_raw") or found.get("arch_string_raw", "unknown processor")
+        widest = next((name for name in ("avx512f", "avx2", "asimd") if name in found.get("flags", ())), "")
+        cores = len(os.sched_getaffinity(0))
+        slug = "-".join([*words(brand), *words(widest.removesuffix("f")), f"{cores}-cores"])
+        return {
+            "kind": self.kind,
+            "name": f"{brand}, {cores} cores{f', {widest}' if widest else ''}",
+            "slug": slug,
+            "cores": cores,
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "caches": f"last level {self.cache_bytes / 2**20:.0f} MiB",
+        }
+
+    @functools.cached_property
+    def cache_bytes(self) -> int:
+        """Of the last level, as the system shows it: in a virtual machine it may be shared with others."""
+        sizes = [
+            int(file.read_text().strip().removesuffix("K")) << 10
+            for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+        ]
+        return max(sizes, default=32 << 20)
+
+    def room_bytes(self) -> int:
+        """What one case may take: 60 % of the memory, less where others use it."""
+        page = os.sysconf("SC_PAGE_SIZE")
+        total, free = page * os.sysconf("SC_PHYS_PAGES"), _available_bytes()
+        return int(min(_MEMORY_SHARE * min(total, _container_bytes()), 0.9 * free))
+
+    def free_bytes(self) -> int:
+        """What is left."""
+        return _available_bytes()
+
+    def threads(self) -> int:
+        """That torch uses."""
+        return torch.get_num_threads()
+
+    def synchronize(self) -> None:
+        """Nothing is under way."""
+
+    def forget(self) -> None:
+        """Give back the memory of what is no longer used, where there is enough of it to matter."""
+        if self.timed:
+            gc.collect()
+
+    def clock(self, call: Work, *, single: bool = False) -> CpuClock:
+        """For one way of measuring; with ``single`` a sample is one call, after one that is not timed."""
+        return CpuClock(call, _IDLE_S if self.timed else 0.0, single=single)
+
+    def launches(self, call: Work) -> int:
+        """Operations of torch, and passes of our engine, in one call."""
+        from fastgeom.engines import cpu_passes
+
+        passes, deal = [0], cpu_passes.deal
+
+        def counted(*arguments: object) -> None:
+            passes[0] += 1
+            deal(*arguments)
+
+        cpu_passes.deal = counted
+        try:
+            with _Operations() as operations:
+                call()
+        finally:
+            cpu_passes.deal = deal
+        return operations.count + passes[0]
+
+    def peak_bytes(self, call: Work) -> int | None:
+        """By how much the memory of this process grows during one call, at most; ``None`` where nothing tells."""
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            before = _status_bytes("VmRSS")
+            call()
+            return max(0, _status_bytes("VmHWM") - before)
+        except OSError:
+            return None
+
+    def compile(self, function: Callable[..., object]) -> Callable[..., object]:
+        """What ``torch.compile`` makes of it; the function itself where no times are wanted."""
+        return _compiled(function) if self.timed else function
+
+
+@functools.lru_cache
+def _compiled(function: Callable[..., object]) -> Callable[..., object]:
+    """Compiled once for all sizes."""
+    return torch.compile(function, dynamic=True)
+
+
+class _Operations(TorchDispatchMode):
+    def __enter__(self) -> "_Operations":
+        self.count = 0
+        super().__enter__()
+        return self
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def numpy_threads() -> int:
+    """That numpy's own matrix products use, where its library says so."""
+    from threadpoolctl import threadpool_info
+
+    np.dot(np.ones(2), np.ones(2))
+    return max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
+
+
+def words(text: str) -> Iterator[str]:
+    """Of a name, for the name of a file."""
+    return (word for word in re.split(r"[^a-z0-9]+", re.sub(r"\((r|tm)\)", "", text.lower())) if word)
+
+
+def _available_bytes() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+def _container_bytes() -> float:
+    """What a container may take, where it is told."""
+    try:
+        return float(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return float("inf")
+
+
+def _status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))

@@ -1,0 +1,286 @@
+"""Ours: each builder makes a problem ready, asserts that what it computes is right, and returns what is to be timed."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import fastgeom
+from bench.common import truth
+from bench.common.gradients import Gradients
+from bench.common.problem import Problem
+from bench.common.ways import Work
+from bench.peers.available import Missing
+from fastgeom.engines import LateLags, WindowStatistics, select_engine
+from fastgeom.engines.cpu_deferred import CpuDeferredWindow
+from fastgeom.engines.cpu_window import CpuWindow
+from fastgeom.layout import TensorReader
+from fastgeom.sketching import SketchPlan
+
+ROUNDING, CPU_ROUNDING = 1e-6, 1e-12
+"""What a sum may be off by, relative to the product of the norms: short float32 sums folded into float64; on a CPU all
+is float64, so that one element of 1e8 that is left out shows."""
+SKETCH_ROUNDING = 1e-5
+"""The same of a bucket, against the largest one: a float32 sum of thousands."""
+
+Lags = WindowStatistics | LateLags
+
+
+def norm(problem: Problem) -> Work:
+    """``fastgeom.norm`` of a list."""
+    tensors = problem.g.tensors
+    error = truth.assert_near(float(fastgeom.norm(tensors)) ** 2, problem.drawn_sq, _rounding(problem), "norm squared")
+    return Work(lambda: fastgeom.norm(tensors), error)
+
+
+def clip(problem: Problem) -> Work:
+    """``fastgeom.clip_grad_norm_``, to a norm that is larger: every element is read, and written as it is."""
+    parameters = problem.parameters
+    exact = problem.drawn_sq
+    found = fastgeom.clip_grad_norm_(parameters, 2 * exact**0.5)
+    error = truth.assert_near(float(found) ** 2, exact, _rounding(problem), "norm squared")
+    after = truth.square(*problem.g.tensors)
+    assert after == exact, f"a gradient within the norm was changed: its square is {after!r}, was {exact!r}"
+    return Work(lambda: fastgeom.clip_grad_norm_(parameters, 2 * exact**0.5), error)
+
+
+def dot(problem: Problem) -> Work:
+    """``fastgeom.dot`` of two lists."""
+    a, b = problem.g.tensors, problem.second.tensors
+    exact, scale = problem.drawn_dot
+    error = truth.assert_near(float(fastgeom.dot(a, b)), exact, _rounding(problem), "dot", scale)
+    return Work(lambda: fastgeom.dot(a, b), error)
+
+
+def _rounding(problem: Problem) -> float:
+    return CPU_ROUNDING if problem.device.backend is None else ROUNDING
+
+
+class _Steps:
+    """A window that measures the same tensors step after step, and looks each time where they lie."""
+
+    def __init__(self, problem: Problem, **options: int | bool) -> None:
+        case, g = problem.case, problem.g
+        engine = select_engine(problem.device.backend, problem.device.device)
+        layout = g.layout(case.groups)
+        self.g, self.next = g, 0
+        self.reader = TensorReader(layout, "gradient")
+        self.window = engine.window(layout, case.window, **options)
+
+    def __call__(self) -> object:
+        located = self.reader.locate(self.g.tensors)
+        self.window.fit(located, None)
+        self.next += 1
+        return self.window.measure(located, self.next - 1)
+
+
+def _lags(window: int) -> list[int]:
+    """Those that are looked at."""
+    return sorted({1, (window + 1) // 2, window})
+
+
+def _looked_at(step: int, window: int) -> set[int]:
+    """The steps whose gradients the lags of one step are checked with."""
+    return {step, *(step - lag for lag in _lags(window))}
+
+
+def _prepare(g: Gradients, step: int, last: int, window: int) -> None:
+    """The gradient of a step: drawn where a lag that is looked at will want it, else the one before, negated."""
+    if step in _looked_at(last, window):
+        g.draw(step)
+    else:
+        g.scale(-1.0)
+
+
+def window(problem: Problem) -> Work:
+    """One step of an exact window: dots with W gradients, everything else of a step, and the gradient stored."""
+    g, last = problem.g, problem.case.window + 1
+    step = _Steps(problem)
+    for t in range(last + 1):
+        _prepare(g, t, last, problem.case.window)
+        found = step()
+    errors = [truth.assert_near(float(found.grad_sq[-1]), truth.square(*g.tensors), _rounding(problem), "grad_sq")]
+    assert int(found.nonfinite[-1]) == 0, "nonfinite: expected 0"
+    errors += _check_lags(problem, found, problem.another(), last)
+    _lend(problem, step.window)
+    return Work(step, max(errors))
+
+
+def _lend(problem: Problem, window: object) -> None:
+    """On the CPU the ring is a plain matrix: the other ways need none of their own."""
+    if len(problem.g.flats) == 1 and isinstance(window, CpuWindow | CpuDeferredWindow):
+        rows = window._ring.row if isinstance(window, CpuWindow) else window._ring
+        problem.lend(rows[0].owners[0])
+
+
+def _check_lags(problem: Problem, found: Lags, past: Gradients, step: int) -> list[float]:
+    """Some lags of one step, overall and of the first layer; the past is drawn again, into ``past``."""
+    g, errors = problem.g.tensors, []
+    scale = truth.square(*g)
+    for lag in _lags(problem.case.window):
+        before = past.draw(step - lag).tensors
+        for row, n in ((-1, len(g)), (0, 1)):
+            exact = truth.dot(g[:n], before[:n])
+            errors.append(truth.assert_near(float(found.lag_dot[row, lag - 1]), exact, ROUNDING, f"lag {lag}", scale))
+        if lag == 1:
+            exact = truth.difference_sq(g, before)
+            errors.append(truth.assert_near(float(found.diff_sq[-1]), exact, _rounding(problem), "diff_sq", scale))
+    return errors
+
+
+def probe_step(problem: Problem) -> Work:
+    """A whole ``probe.step``, with or without a trace."""
+    case, g = problem.case, problem.g
+    folder = tempfile.TemporaryDirectory()
+    probe = fastgeom.Probe(
+        g.named(), window=case.window, groups=g.grouping(case.groups), backend=problem.device.backend,
+        history=fastgeom.Exact(), trace=Path(folder.name) / "run.h5" if case.traced else None, gradient=lambda p: p,
+    )  # fmt: skip
+    last = case.window + 1
+    for t in range(last + 1):
+        _prepare(g, t, last, case.window)
+        found = probe.step(loss=1.0)
+    past, scale = problem.another(), truth.square(*g.tensors)
+    errors = [truth.assert_near(float(found.grad_sq), scale, _rounding(problem), "grad_sq")]
+    for lag in _lags(case.window):
+        exact = truth.dot(g.tensors, past.draw(last - lag).tensors)
+        errors.append(truth.assert_near(float(found.lag_dot[lag - 1]), exact, ROUNDING, f"lag {lag}", scale))
+        if case.groups in ("layer", "parameter"):
+            layer = truth.dot(g.tensors[-1:], past.tensors[-1:])
+            truth.assert_near(float(found.layer_lag_dot[-1, lag - 1]), layer, ROUNDING, f"last layer, lag {lag}", scale)
+    _lend(problem, probe._past)
+
+    def close() -> None:
+        probe.close()
+        folder.cleanup()
+
+    return Work(lambda: probe.step(loss=1.0), max(errors), close=close)
+
+
+def deferred(problem: Problem) -> Work:
+    """B steps of a deferred window, the last of which takes the lags of all of them."""
+    case, g = problem.case, problem.g
+    step = _Steps(problem, defer=case.block)
+    end = (-(-(case.window + 1) // case.block) + 1) * case.block
+    for t in range(end):
+        if t in _looked_at(end - case.block, case.window):
+            g.draw(t)
+        else:
+            _prepare(g, t, end - 1, case.window)
+        found = step()
+    assert len(found.late) == case.block, f"expected the lags of {case.block} steps, got {len(found.late)}"
+    past, errors = problem.another(), []
+    for late in (found.late[0], found.late[-1]):
+        g.draw(late.step)
+        errors += _check_lags(problem, late, past, late.step)
+    _lend(problem, step.window)
+
+    def steps() -> None:
+        for _ in range(case.block):
+            step()
+
+    return Work(steps, max(errors), steps=case.block)
+
+
+def step_by_step(problem: Problem) -> Work:
+    """B steps of a window that is not deferred, from a problem of which a deferred one has been made."""
+    step = _Steps(problem)
+    for _ in range(problem.case.window + 1):
+        found = step()
+    exact = truth.square(*problem.g.tensors)
+    error = truth.assert_near(float(found.lag_dot[-1, -1]), exact, _rounding(problem), "lag with itself")
+
+    def steps() -> None:
+        for _ in range(problem.case.block):
+            step()
+
+    return Work(steps, error, steps=problem.case.block)
+
+
+def update(problem: Problem) -> Work:
+    """Moments of the update, and the snapshot renewed; timed without the pass that follows it in a step."""
+    x, g, case = problem.update.new, problem.update.after, problem.case
+    engine = select_engine(problem.device.backend, problem.device.device)
+    layout = x.layout()
+    measured = engine.window(layout, case.window, track_updates=True)
+    for step in range(2):
+        x.draw(step + 1)
+        g.draw(step + 3)
+        measured.fit(g.located, x.located)
+        found = measured.measure_update(x.located, g.located, step)
+        measured.measure(g.located, step)
+    old, before = problem.update.old.draw(1).tensors, problem.update.before.draw(3).tensors
+    moved, scale_sq = truth.difference_sq(x.tensors, old), truth.square(*g.tensors)
+    scale = (moved * scale_sq) ** 0.5
+
+    def along(gradient: list[Tensor]) -> float:
+        return truth.summed(lambda a, b, c: (a - b) * c, x.tensors, old, gradient)
+
+    exact = {
+        "param_sq": (truth.square(*x.tensors), None),
+        "update_sq": (moved, None),
+        "grad_dot_update": (along(before), scale),
+        "next_grad_dot_update": (along(g.tensors), scale),
+    }
+    errors = [
+        truth.assert_near(float(getattr(found, name)[-1]), value, _rounding(problem), name, of)
+        for name, (value, of) in exact.items()
+    ]
+    readers = TensorReader(layout, "parameter"), TensorReader(layout, "gradient")
+
+    def step() -> object:
+        parameter, gradient = (reader.locate(of.tensors) for reader, of in zip(readers, (x, g), strict=True))
+        return measured.measure_update(parameter, gradient, 2)
+
+    return Work(step, max(errors))
+
+
+def sketch(problem: Problem) -> Work:
+    """The sketch of a gradient, with its exact moments."""
+    g, case, device = problem.g, problem.case, problem.device
+    layout, engine = g.layout(case.groups), select_engine(device.backend, device.device)
+    plan = SketchPlan(layout.numels, layout.layer, len(layout.layers), case.buckets)
+    sketcher, out = engine.sketcher(plan), torch.zeros(plan.total, device=device.device)
+    sketcher.fit(g.located)
+    found = sketcher.sketch(g.located, out)
+    errors = [truth.assert_near(float(found.grad_sq[-1]), truth.square(*g.tensors), _rounding(problem), "grad_sq")]
+    for group in sorted({0, len(layout.layers) - 1}):
+        first, m = int(plan.offsets[group]), int(plan.sizes[group])
+        members = [t for t, owner in zip(g.tensors, layout.layer, strict=True) if owner == group]
+        exact = truth.count_sketch(members, m, int(plan.seeds[group]))
+        off = float((out[first : first + m] - exact).abs().max() / exact.abs().max())
+        assert off <= SKETCH_ROUNDING, f"sketch of layer {group}: off by {off:.2g} of its largest bucket"
+        errors.append(off)
+    reader = TensorReader(layout, "gradient")
+    return Work(lambda: sketcher.sketch(reader.locate(g.tensors), out), max(errors))
+
+
+def sketch_on_one_thread(problem: Problem) -> Work:
+    """The same, on one of the processor's threads."""
+    if problem.device.device.type != "cpu" or (threads := torch.get_num_threads()) == 1:
+        raise Missing("it is for processors of which torch uses more than one thread")
+    work = sketch(problem)
+
+    def call() -> None:
+        torch.set_num_threads(1)
+        try:
+            work.call()
+        finally:
+            torch.set_num_threads(threads)
+
+    return Work(call, work.relative_error)
+
+
+def sketch_step(problem: Problem) -> Work:
+    """A whole ``probe.step`` with a window of sketches."""
+    g, case = problem.g, problem.case
+    probe = fastgeom.Probe(
+        g.named(), window=case.window, history=fastgeom.Sketch(case.buckets), groups=g.grouping(case.groups),
+        backend=problem.device.backend, gradient=lambda p: p,
+    )  # fmt: skip
+    for _ in range(case.window + 1):
+        found = probe.step()
+    error = truth.assert_near(float(found.grad_sq), truth.square(*g.tensors), _rounding(problem), "grad_sq")
+    truth.assert_near(float(found.lag_cosine[-1]), 1.0, 1e-5, "cosine with itself")
+    return Work(probe.step, error, close=probe.close)
