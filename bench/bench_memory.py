@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import fastgeom
-from bench.measuring import Bench
+from bench.common.measuring import Bench
 
-MORE_STEPS = 200
+MORE_STEPS = 100
 """Steps with a full window."""
 
 MEASURE = """
@@ -48,8 +48,10 @@ print(run(tensors, size, folder + "/run.h5"))
     ids=["large", "large with updates", "2000 small with updates"],
 )
 def test_memory_beside_the_ring(bench: Bench, tmp_path: Path, case: tuple[int, int, int, int, str]) -> None:
-    tensors, size, window, track, _ = case
-    arguments = [str(argument) for argument in (*case, tmp_path)]
+    tensors, size, window, track, groups = case
+    if not bench.device.timed:
+        size = min(size, 100_000)
+    arguments = [str(argument) for argument in (tensors, size, window, track, groups, tmp_path)]
     done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True)
     trace = fastgeom.open_trace(tmp_path / "run.h5")
     assert trace.attributes["rows_dropped"] == 0, "rows that were dropped took no memory"
@@ -58,7 +60,8 @@ def test_memory_beside_the_ring(bench: Bench, tmp_path: Path, case: tuple[int, i
     ring = tensors * size * 4 * (window + track)
     allowed = 0.02 * ring + 16e6
     excess = int(done.stdout) - ring
-    bench.note("ring and snapshot", ring / 1e6, "MB")
-    bench.note("memory beside them", excess / 1e6, "MB", most=allowed / 1e6)
+    title = f"{tensors:,} tensors of {size:,} elements, W = {window}{', updates' if track else ''}"
+    goal = {"what": "MB beside the ring", "value": excess / 1e6, "most": allowed / 1e6}
+    bench.record(kind="memory", title=title, ring_bytes=ring, beside_bytes=excess, goals=[goal])
     assert excess <= allowed
-    bench.rounds(lambda: None, {}, rounds=1)  # pytest-benchmark warns of a test that times nothing
+    bench.time_once(lambda: None)  # pytest-benchmark warns of a test that times nothing

@@ -1,47 +1,213 @@
-"""What a probe adds to the step of the demo's own training: W = 32, per layer, every step, updates, a trace written."""
+"""What measuring adds to a step of training: fastgeom in its modes, and what people watch gradients with.
 
-from collections.abc import Callable
+A twin of the model for each way, all from one seed, takes a step in every round: forward, backward, measurement,
+optimizer. Before that it measures one gradient until its window is full, since a window that still grows reads less and
+takes new memory. A gradient must be the same after measuring, and in the end all twins, bit by bit.
+
+A model of a billion parameters exists once: all ways train it in turn, and each measures the gradients of its turns.
+"""
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fastgeom
-from bench.measuring import Bench
-from reproductions.common.data import load
-from reproductions.common.descent import add_full_batch_gradient
-from reproductions.common.models import build
-from reproductions.demo import LEARNING_RATES, WINDOW
+from bench.common import models
+from bench.common.models import Training
+from bench.peers.available import Missing
+from bench.peers.monitors import MONITORS, WINDOW, NumpyWindow, TensorBoard, WeightsAndBiases
 
-DATA = "mnist5k"
+PLAIN, EXACT = "nothing", "Exact()"
+OURS: dict[str, dict[str, Any]] = {
+    EXACT: {"history": fastgeom.Exact()},
+    "Exact(dtype=torch.bfloat16)": {"history": fastgeom.Exact(dtype=torch.bfloat16)},
+    "Exact(defer=8)": {"history": fastgeom.Exact(defer=8)},
+    "Sketch()": {"history": fastgeom.Sketch()},
+    "Exact(), track_updates=True": {"history": fastgeom.Exact(), "track_updates": True},
+    "Exact(), groups='parameter'": {"history": fastgeom.Exact(), "groups": "parameter"},
+}
+"""Options of a probe with 16 lags and a trace."""
+TWINS = {"cnn": (models.cnn, 15), "gpt_blocks": (models.gpt_blocks, 9)}
+"""Models that fit many times, and the rounds that each is timed."""
+NOT_OF_A_BILLION = {
+    "Exact(dtype=torch.bfloat16)": "is Exact() where the gradients are bfloat16",
+    NumpyWindow.name: "its 16 float32 gradients would be 64 GB on the host",
+    TensorBoard.name: "its histograms of a billion elements are made on the host, in many seconds",
+    WeightsAndBiases.name: "its hooks would measure in the backward passes of all ways: the model is shared",
+}
+FILL = 24
+"""Steps until no window grows any more: 16 lags and the 8 steps of a deferred one."""
+BILLION_BYTES = 40e9
+"""What the billion parameters and their training take, with a little for the cheapest ways."""
 
 
-def test_step_of_the_demo_with_the_probe_against_without(bench: Bench, tmp_path: Path) -> None:
-    data = load(DATA)
+class Way:
+    """A model in training, its own or shared, and what watches it."""
 
-    def training() -> tuple[torch.nn.Module, Callable[[Callable[[torch.Tensor], object]], None]]:
-        model = build("cnn", data, seed=0)
-        optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATES[DATA])
+    def __init__(self, training: Training, watch: Callable[[Tensor], object]) -> None:
+        self.training, self._watch, self.steps = training, watch, 0
 
-        def step(measure: Callable[[torch.Tensor], object]) -> None:
-            loss = add_full_batch_gradient(model, data)
-            measure(loss)
-            optimizer.step()
-            optimizer.zero_grad()
+    def __call__(self) -> None:
+        """One step of training."""
+        loss = self.training.loss()
+        loss.backward()
+        self._watch(loss.detach())
+        self.training.optimizer.step()
+        self.training.optimizer.zero_grad()
+        self.steps += 1
 
-        return model, step
+    def fill(self, times: int) -> None:
+        """Measure one gradient so many times, assert that it and the parameters stay as they are, and train nothing."""
+        loss = self.training.loss()
+        loss.backward()
+        before = [t.clone() for t in self._state()]
+        for _ in range(times):
+            self._watch(loss.detach())
+        same = all(torch.equal(old, t) for old, t in zip(before, self._state(), strict=True))
+        assert same, "measuring changed a gradient or a parameter"
+        self.training.optimizer.zero_grad()
+        self.steps += times
 
-    plain, plain_step = training()
-    measured, measured_step = training()
-    with fastgeom.Probe(measured, window=WINDOW, trace=tmp_path / "run.h5", track_updates=True) as probe:
-        rounds = bench.rounds(
-            lambda: measured_step(lambda loss: probe.step(loss=loss)),
-            {"without": lambda: plain_step(lambda loss: None)},
-            rounds=60,
-        )
-    for p, q in zip(plain.parameters(), measured.parameters(), strict=True):
-        assert torch.equal(p, q), "measuring changed the training"
-    trace = fastgeom.open_trace(tmp_path / "run.h5")
-    bench.note("step without", rounds.peers["without"] * 1e3, "ms")
-    bench.note("step with", rounds.ours * 1e3, "ms")
-    bench.note("step with over step without", rounds.ours / rounds.peers["without"], most=1.05)
-    bench.note("Probe.step by its own clock", float(sorted(trace.measure_time_ms)[len(trace) // 2]), "ms")
+    def _state(self) -> list[Tensor]:
+        parameters = list(self.training.model.parameters())
+        return [p.detach() for p in parameters] + [p.grad for p in parameters]
+
+
+class Ours:
+    """A probe that writes a trace."""
+
+    def __init__(self, options: dict[str, Any], model: nn.Module, folder: Path) -> None:
+        self._path = folder / "trace.h5"
+        self._probe = fastgeom.Probe(model, window=WINDOW, trace=self._path, **options)
+
+    def step(self, loss: Tensor) -> None:
+        """Measure."""
+        self._probe.step(loss=loss)
+
+    def close(self) -> None:
+        """Finish the trace."""
+        self._probe.close()
+
+    def check(self, steps: int) -> None:
+        """Assert that the trace has every step."""
+        trace = fastgeom.open_trace(self._path)
+        assert trace.step.tolist() == list(range(steps)), f"expected {steps} rows in the trace, got {len(trace)}"
+        dropped = trace.attributes["rows_dropped"]
+        assert dropped == 0, f"rows_dropped: expected 0, got {dropped}"
+
+
+WATCHING = {name: partial(Ours, options) for name, options in OURS.items()} | {m.name: m for m in MONITORS}
+
+
+def _enter(name: str, training: Training, folder: Path, fill: int) -> tuple[Way, Any]:
+    """Make one way, and fill its memory.
+
+    Raises:
+        Missing: it needs a package or more memory.
+    """
+    folder.mkdir()
+    watching = None
+    try:
+        watching = WATCHING[name](training.model, folder)
+        way = Way(training, watching.step)
+        way.fill(fill)
+    except torch.OutOfMemoryError as error:
+        with contextlib.suppress(torch.OutOfMemoryError):
+            if watching is not None:
+                watching.close()
+        raise Missing("needs more memory than the ways before it leave") from error
+    return way, watching
+
+
+def _contest(
+    bench: Any, device: Any, folder: Path, make: Callable[..., Training], *, rounds: int, left_out: dict[str, str],
+    shared: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Time all ways, check all that they leave behind, and give what is recorded of the model.
+
+    Args:
+        bench, device: the fixtures.
+        folder: for what the ways write.
+        make: from a device and ``small`` to a model in training.
+        rounds: how many are timed.
+        left_out: ways that are not made, and why.
+        shared: let all ways have the first model.
+    """
+    rounds, fill = (rounds, FILL) if device.timed else (2, 1)
+    plain = Way(make(device.device, small=not device.timed), lambda loss: None)
+    ways, watching, skipped = {PLAIN: plain}, {}, dict(left_out)
+    if shared:
+        plain()  # the optimizer takes its memory before the ways take theirs
+    with contextlib.ExitStack() as stack:
+        for place, name in enumerate(name for name in WATCHING if name not in left_out):
+            training = plain.training if shared else make(device.device, small=not device.timed)
+            try:
+                ways[name], watching[name] = _enter(name, training, folder / str(place), fill)
+                stack.callback(watching[name].close)
+            except Missing as missing:
+                skipped[name] = str(missing)
+                _forget()
+        timed = bench.rounds(ways, rounds=rounds, slow_rounds=rounds, single=True)
+    for name, way in ways.items():
+        if name in OURS:
+            watching[name].check(way.steps)
+        if not shared:
+            twins = zip(plain.training.model.parameters(), way.training.model.parameters(), strict=True)
+            assert all(torch.equal(p, q) for p, q in twins), f"{name}: measuring changed the training"
+    time_ms = timed.median(PLAIN) * 1e3
+    modes: dict[str, dict[str, Any]] = {
+        name: {"skipped": why, "peer": name not in OURS} for name, why in skipped.items()
+    }
+    for name in watching:
+        ratio = timed.ratio(name, over=PLAIN)
+        modes[name] = {
+            "time_ms": timed.median(name) * 1e3, "ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high,
+            "added_ms": (ratio.value - 1) * time_ms, "peer": name not in OURS,
+        }  # fmt: skip
+    return {"n_elements": plain.training.n_elements, "time_ms": time_ms, "rounds": rounds, "modes": modes}
+
+
+def _forget() -> None:
+    """Give back the memory of a way that did not fit."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _repeatable(kind: str) -> Iterator[None]:
+    """On a card, let twins compute the same bits: convolutions and attention without atomic additions."""
+    if kind == "cpu":
+        yield
+        return
+    with torch.backends.cudnn.flags(deterministic=True, benchmark=False), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@pytest.mark.parametrize("model", list(TWINS))
+def test_step_of_training(bench: Any, device: Any, tmp_path: Path, model: str) -> None:
+    make, rounds = TWINS[model]
+    with _repeatable(device.kind):
+        found = _contest(bench, device, tmp_path, make, rounds=rounds, left_out={}, shared=False)
+    goals = []
+    if model == "cnn":
+        what = "step of the demo's network with Exact() and a trace, over the step without"
+        goals = [{"what": what, "value": found["modes"][EXACT]["ratio"], "most": 1.05}]
+    bench.record(kind="training", model=model, goals=goals, **found)
+
+
+def test_step_of_training_a_billion_parameters(bench: Any, device: Any, tmp_path: Path) -> None:
+    if device.timed and device.kind == "cpu":
+        pytest.skip("a billion parameters are trained on a card only")
+    if device.timed and (total := torch.cuda.get_device_properties(device.device).total_memory) < BILLION_BYTES:
+        pytest.skip(f"needs a card of {BILLION_BYTES / 1e9:.0f} GB, this one has {total / 1e9:.0f}")
+    found = _contest(bench, device, tmp_path, models.one_billion, rounds=9, left_out=NOT_OF_A_BILLION, shared=True)
+    bench.record(kind="training", model="one_billion", goals=[], **found)

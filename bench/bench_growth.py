@@ -1,0 +1,108 @@
+"""How a step's time grows with elements, window, tensors, layers and processes, beside what its bytes would take."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+
+from bench.common.case import STEP, WINDOW, Case
+from bench.common.growth import recorded
+from bench.common.measuring import Bench
+from bench.common.methods import WAYS
+from bench.common.problem import Problem, fit
+from bench.common.reads import Reads
+from bench.common.ways import Work
+
+ROUNDS = 9
+WORKER = "bench.common.growth_worker"
+
+
+def _over(kind: str) -> dict[int, Case]:
+    """Cases by what grows."""
+    return {
+        "elements": {n: Case(WINDOW, n, 16, window=16) for n in (10**6, 3 * 10**6, 10**7, 3 * 10**7)},
+        "window": {w: Case(WINDOW, 4_000_000, 16, window=w) for w in (1, 4, 16, 64)},
+        "tensors": {k: Case(STEP, 4_000_000, k, window=16, groups="global") for k in (1, 16, 400, 5000)},
+        "layers": {k: Case(STEP, 4_000_000, 4000, window=16, groups=f"{k} layers") for k in (1, 40, 400, 4000)},
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["elements", "window", "tensors", "layers"])
+def test_growth(bench: Bench, reads: Reads, kind: str) -> None:
+    cases = _over(kind)
+    if not bench.device.timed:
+        cases = {size: replace(case, elements=case.elements // 300) for size, case in cases.items()}
+    problems = {size: Problem(bench.device, fit(bench.device, case).case) for size, case in cases.items()}
+    works: dict[int, Work] = {}
+    try:
+        for size, problem in problems.items():
+            works[size] = WAYS[problem.case.statistic][0].build(problem)
+        timed = bench.rounds({str(size): work.call for size, work in works.items()} | reads.work, rounds=ROUNDS)
+        peak = float(reads.peak(timed)["peak_gb_per_s"]) * 1e9
+        sizes = [problem.g.n_elements for problem in problems.values()] if kind == "elements" else list(problems)
+        moved = dict(zip(sizes, (problem.bytes_moved() for problem in problems.values()), strict=True))
+        rounds = list(zip(*(timed.seconds[str(size)] for size in problems), strict=True))
+        statistic = next(iter(cases.values())).statistic
+        bench.record(**recorded(kind, statistic, sizes, rounds, model=lambda x: moved[x] / peak, reference=sizes[-2]))
+    finally:
+        for work in works.values():
+            work.close()
+
+
+def test_growth_over_processes(bench: Bench, reads: Reads) -> None:
+    """Ranks of data-parallel training that share a machine: each measures its own gradients, with one thread."""
+    if bench.device.device.type != "cpu":
+        pytest.skip("processes that share a card do not run side by side")
+    elements = 4_000_000 if bench.device.timed else 10_000
+    counts = (1, 2, 4) if bench.device.timed else (1, 2)
+    workers = [_Worker(elements) for _ in range(counts[-1])]
+    try:
+        rounds = [[_slowest(workers[:count]) for count in counts] for _ in range(ROUNDS if bench.device.timed else 1)]
+    finally:
+        for worker in workers:
+            worker.close()
+    timed = bench.rounds(reads.work, rounds=ROUNDS)
+    peak = float(reads.peak(timed)["peak_gb_per_s"]) * 1e9
+    bytes_moved = workers[0].bytes_moved
+    found = recorded(
+        "processes", WINDOW, counts, rounds, model=lambda count: count * bytes_moved / peak, reference=counts[0]
+    )  # fmt: skip
+    bench.record(**found)
+
+
+class _Worker:
+    """A process that makes the window pass when told to."""
+
+    def __init__(self, elements: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", WORKER, str(elements)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.bytes_moved = int(self._answer()["bytes_moved"])
+
+    def start(self) -> None:
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+
+    def seconds(self) -> float:
+        return float(self._answer()["seconds"])
+
+    def _answer(self) -> Mapping[str, float]:
+        line = self._process.stdout.readline()
+        assert line, f"{WORKER} has ended with status {self._process.wait()}"
+        found: Mapping[str, float] = json.loads(line)
+        return found
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+
+def _slowest(workers: Sequence[_Worker]) -> float:
+    """Seconds of the slowest of some processes that step at the same time."""
+    for worker in workers:
+        worker.start()
+    return max(worker.seconds() for worker in workers)
