@@ -27,17 +27,20 @@ demo: $(READY) ## train a small network on MNIST, measure every step, draw the f
 figures: $(READY) ## make every figure of reproductions/ and their page; kept runs are not made again (long)
 	$(BIN) -m reproductions --out reproductions/results $(ARGS)
 
-# One process a core, 8 at most; a file's tests stay together, because they share what is slow to make.
-test: $(READY) ## run the tests
-	$(BIN) -m pytest tests -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+# One process a core, 8 at most; a file's tests stay together, because they share what is slow to make. Of the benches
+# this runs what they assert, on few elements.
+test: $(READY) ## run the tests, and what the benches assert
+	$(BIN) -m pytest tests bench --benchmark-disable -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## check style, format and types
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
 	$(BIN) -m mypy fastgeom
 
-bench: $(READY) ## time everything; each bench asserts that it is right before it is timed
-	$(BIN) -m pytest bench $(ARGS)
+bench: $(READY) ## time everything beside its peers (12 minutes), write bench/results/ and bench/README.md
+	@mkdir -p build && rm -f build/bench.json
+	$(BIN) -m pytest bench --benchmark-json=build/bench.json $(ARGS)
+	$(BIN) -m bench.report build/bench.json
 
 codegen: $(if $(filter $(OWN_TRITON),$(TRITON)),$(READY),.venv-triton-$(TRITON)) ## compile every kernel for four GPUs, check the code
 	env -u TRITON_INTERPRET $(if $(filter $(OWN_TRITON),$(TRITON)),$(BIN),.venv-triton-$(TRITON)/bin/python) -m bench.codegen \
