@@ -1,5 +1,6 @@
 """What every bench uses: the device under test, the plain reads beside it, and the table at the end."""
 
+import time
 from collections.abc import Iterator
 
 import numba
@@ -11,6 +12,8 @@ from bench.common.device import Card, Cpu, device_under_test
 from bench.common.facts import versions
 from bench.common.measuring import Bench
 from bench.common.reads import Reads
+
+STARTED = time.monotonic()
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +43,11 @@ def bench(benchmark: BenchmarkFixture, device: Card | Cpu, facts: dict[str, obje
     """The bench of one test."""
     yield Bench(benchmark, device, facts)
     device.forget()
+
+
+def pytest_benchmark_update_json(output_json: dict[str, object]) -> None:
+    """Let the file say how long all of it took."""
+    output_json["seconds"] = time.monotonic() - STARTED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

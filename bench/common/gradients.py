@@ -70,6 +70,12 @@ class Gradients:
             fill(flat, seed + 1000 * place)
         return self
 
+    def ones(self) -> "Gradients":
+        """Fill with ones."""
+        for flat in self.flats:
+            flat.fill_(1.0)
+        return self
+
     def scale(self, factor: float) -> None:
         """Multiply in place."""
         for flat in self.flats:

@@ -26,7 +26,7 @@ class Problem:
     Args:
         device: where it lies.
         case: what it is for; ``elements`` is what memory allows.
-        again: whether it is one more copy, of which what takes long need not be checked again.
+        again: whether it is one more copy, to be read like the first: of ones, and not checked again.
 
     Attributes:
         g: the gradient.
@@ -34,7 +34,7 @@ class Problem:
 
     def __init__(self, device: Device, case: Case, *, again: bool = False) -> None:
         self.device, self.case, self.again = device, case, again
-        self.g = self.another().draw(0)
+        self.g = self.another().ones() if again else self.another().draw(0)
         self._rows: Tensor | None = None
 
     def another(self, *, kept: bool = False) -> Gradients:
@@ -45,7 +45,7 @@ class Problem:
     @cached_property
     def second(self) -> Gradients:
         """Another list, for dots."""
-        return self.another().draw(1)
+        return self.another().ones() if self.again else self.another().draw(1)
 
     @cached_property
     def drawn_sq(self) -> float:

@@ -58,7 +58,7 @@ class Rotation:
         self._next = cycle(range(len(copies)))
 
     def build(self, way: Way) -> Work:
-        """One way over all copies, each seen to be right."""
+        """One way over all copies, of which the first is seen to be right."""
         works = [way.build(copy) for copy in self.copies]
         if len(works) == 1:
             return works[0]
