@@ -21,4 +21,4 @@ def test_deferred(bench: Bench, reads: Reads, case: Case) -> None:
 @pytest.mark.parametrize("elements", LARGE, ids="{:.0e}".format)
 def test_deferred_at_full_size(bench: Bench, reads: Reads, elements: int) -> None:
     goals = [Goal("ratio", least=1.8, way=STEP_BY_STEP)]
-    run_case(bench, reads, Case(DEFERRED, elements, window=16, block=16), goals=goals, rounds=4)
+    run_case(bench, reads, Case(DEFERRED, elements, window=16, block=16), goals=goals, others=[STEP_BY_STEP], rounds=3)

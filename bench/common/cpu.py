@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 Work = Callable[[], object]
 
 _MEMORY_SHARE = 0.6
-_IDLE_S = 0.035
+_IDLE_S = 0.03
 _SAMPLE_S, _MOST_CALLS = 0.005, 8
 
 
@@ -107,8 +107,8 @@ class Cpu:
         """Nothing is under way."""
 
     def forget(self) -> None:
-        """Give back the memory of what is no longer used, where there is enough of it to matter."""
-        if self.timed:
+        """Give back the memory of what is no longer used, where it is short."""
+        if _available_bytes() < _MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
             gc.collect()
 
     def clock(self, call: Work, *, single: bool = False) -> CpuClock:

@@ -15,7 +15,7 @@ from bench.common.rounds import Rounds
 from bench.common.ways import OURS, Way, Work
 from bench.peers.available import Missing
 
-ROUNDS = 6
+ROUNDS = 5
 _MOST_COPIES = 64
 
 
