@@ -29,8 +29,8 @@ TAIL = """\
 
 - **× our time** is the time of another way over ours: above 1 ours is faster, and where it is below 1 the number is
   bold. In every round each way runs once, in turn, and the ratio is that of two times of one round. The page gives the
-  median over the rounds and, in brackets, the 95 % interval of that median (of five rounds and fewer: their range). It says how much the rounds differ, not how
-  much another day or another machine would.
+  median over the rounds and, in brackets, the 95 % interval of that median (of five rounds and fewer: their range). It
+  says how much the rounds differ, not how much another day or another machine would.
 - **ms** are medians over the same rounds.
 - **GB/s** is the fewest bytes that the statistic can move, whoever computes it, over our time. A way that moves more
   than that gets no credit for it.
