@@ -424,11 +424,3 @@ def test_numbers_have_the_digits_that_they_deserve() -> None:
     assert given(5e-8) == "5e-8" and given(0.9) == "0.9" and given(1e20) == "1e20"
     assert ratio({"ratio": 12.345, "ratio_low": 11.0, "ratio_high": 13.0}) == "12.3 [11.0, 13.0]"
     assert ratio({"ratio": 1.5}) == "1.50" and ratio({"ratio": None}) == "–"
-
-
-def test_the_committed_page_is_that_of_the_kept_results() -> None:
-    kept = document.newest(document.RESULTS)
-    assert kept, "no results are kept"
-    assert (document.RESULTS.parent / "README.md").read_text(encoding="utf-8") == render(kept)
-    for found in kept:
-        assert (document.RESULTS / roofline.file_name(found)).exists()
