@@ -98,10 +98,16 @@ class Gradients:
         return lambda name: f"block{place[name] * layers // len(place)}"
 
 
+PERIOD = 1_048_583
+"""A prime: an element that is left out, or read from a place some power of two away, has another value."""
+
+
 def fill(flat: Tensor, seed: int) -> None:
-    """The normal numbers of this seed, the same for the same size, dtype and device.
+    """The normal numbers of this seed, the same for the same size, dtype and device; `PERIOD` of them, over and over.
 
     Their mean is one of seven, so that any two seeds but those a multiple of seven apart have dots of their own.
     """
     generator = torch.Generator(flat.device).manual_seed(seed)
-    flat.normal_(mean=(seed % 7 - 2.5) / 3, generator=generator)
+    first = flat[:PERIOD].normal_(mean=(seed % 7 - 2.5) / 3, generator=generator)
+    for piece in flat[PERIOD:].split(PERIOD):
+        piece.copy_(first[: len(piece)])

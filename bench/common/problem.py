@@ -18,6 +18,7 @@ from fastgeom.kernels.sketch import sketch_bytes
 from fastgeom.kernels.sketch_ring import ring_bytes
 from fastgeom.kernels.update import update_bytes
 from fastgeom.kernels.window import window_bytes
+from fastgeom.sketching import SketchPlan
 
 
 class Problem:
@@ -81,6 +82,25 @@ class Problem:
     def lend(self, rows: Tensor) -> None:
         """Let the others use this matrix instead of one more."""
         self._rows = rows
+
+    @cached_property
+    def plan(self) -> SketchPlan:
+        """How the gradient is sketched."""
+        layout = self.g.layout(self.case.groups)
+        return SketchPlan(layout.numels, layout.layer, len(layout.layers), self.case.buckets)
+
+    @cached_property
+    def drawn_sketches(self) -> dict[int, Tensor]:
+        """Of the first and the last layer of the gradient as it was drawn: layer → its sketch in float64."""
+        layer, plan = self.g.layout(self.case.groups).layer, self.plan
+        return {
+            group: truth.count_sketch(
+                [t for t, owner in zip(self.g.tensors, layer, strict=True) if owner == group],
+                int(plan.sizes[group]),
+                int(plan.seeds[group]),
+            )
+            for group in sorted({0, len(plan.sizes) - 1})
+        }
 
     @cached_property
     def update(self) -> "Update":
