@@ -72,6 +72,12 @@ def segments(chunk_layers: Ints, layers: int) -> Segments:
     return Segments(layers, order, first, present)
 
 
+def one_segment(chunks: int) -> Segments:
+    """All of so many chunks as one layer."""
+    nothing = np.zeros(min(chunks, 1), np.int64)
+    return Segments(1, np.arange(chunks), nothing, nothing)
+
+
 @dataclass(frozen=True)
 class AddressTable:
     """Where a list of tensors lies: shape (tensor,) each.

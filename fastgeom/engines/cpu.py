@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from fastgeom.engines.cpu_window import CpuWindow
 from fastgeom.engines.window import ListMoments
 from fastgeom.layout import Layout
 from fastgeom.sketching import SketchPlan
-from fastgeom.tables import AddressTable, Ints, chunk_table, segments
+from fastgeom.tables import AddressTable, Ints, chunk_table, one_segment
 
 
 class CpuEngine(CpuPasses):
@@ -50,7 +49,7 @@ class CpuEngine(CpuPasses):
             rows: what to take dots with.
         """
         chunks = chunk_table(numels)
-        found = self.window_moments(chunks, segments(np.zeros(len(chunks), np.int64), 1), tensors, rows=rows)
+        found = self.window_moments(chunks, one_segment(len(chunks)), tensors, rows=rows)
         return ListMoments(
             found.dots[-1], found.grad_sq[-1], found.grad_norm[-1], found.absmax[-1], found.nonfinite[-1]
         )

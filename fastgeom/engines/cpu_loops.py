@@ -6,7 +6,8 @@ the work goes in blocks that stay in the cache: a block of the gradient is read 
 row there, four of them side by side. Products and sums are float64 throughout, so that no block of equal or of extreme
 values is rounded; a lane adds few before it is folded, so that their roundings do not add up.
 
-numba looks for changes in the file of a cached function alone: after a change in ``cpu_memory``, ``make clean``.
+numba looks for changes in the file of a cached function alone: after a change in ``cpu_memory`` or ``cpu_lines``,
+``make clean``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from fastgeom.engines.cpu_memory import EXACT, FAST, LINE_BYTES, as_float, at, line_dots, narrow, prefetch, widen
+from fastgeom.engines.cpu_lines import line_dots, line_moments
+from fastgeom.engines.cpu_memory import EXACT, FAST, LINE_BYTES, as_float, at, narrow, prefetch, widen
 
 BLOCK = 1 << 15
 _PIECE = 2048
@@ -162,6 +164,41 @@ def _row_dots(x, rows, first, tensor, offset, witness, sums):
 
 
 @njit(**EXACT)
+def _first_pass(x, rows, tensor, offset, witness, sums):
+    """Sum x^2, max |x| and the count of inf and NaN of a piece, and how many rows it has met: four, one, or none.
+
+    Their dots are added to ``sums``.
+    """
+    address, in_line, met = x.ctypes.data, LINE_BYTES // witness.itemsize, 0
+    n_lines = x.size // in_line
+    if rows.shape[0] >= 4:
+        four = (
+            rows[0, tensor] + offset, rows[1, tensor] + offset, rows[2, tensor] + offset, rows[3, tensor] + offset,
+        )  # fmt: skip
+        a, b, c, d, sum_sq, absmax = line_moments(address, four, 0, n_lines, x, witness)
+        sums[0] += a
+        sums[1] += b
+        sums[2] += c
+        sums[3] += d
+        met = 4
+    elif rows.shape[0] >= 1:
+        a, sum_sq, absmax = line_moments(address, (rows[0, tensor] + offset,), 0, n_lines, x, witness)
+        sums[0] += a
+        met = 1
+    else:
+        sum_sq, absmax = line_moments(address, (), 0, n_lines, x, witness)
+    lines, rest, bad = x[: n_lines * in_line], x[n_lines * in_line :], 0
+    if not np.isfinite(absmax):
+        absmax, bad = _absmax_and_nonfinite(lines)
+    if rest.size:
+        rest_absmax, rest_bad = _absmax_and_nonfinite(rest)
+        sum_sq, absmax, bad = sum_sq + _sum_sq(rest), max(absmax, rest_absmax), bad + rest_bad
+        for row in range(met):
+            sums[row] += _dot(rest, at(rows[row, tensor] + offset + n_lines * LINE_BYTES, witness, rest.size))
+    return sum_sq, absmax, bad, met
+
+
+@njit(**EXACT)
 def _write(x, address, begin, witness):
     """Round ``x`` to the type of ``witness`` at element ``begin`` of the tensor at ``address``, unless that is 0."""
     if address != 0:
@@ -206,16 +243,16 @@ def window_moments(
             source = gradient[tensor] + begin * gradient_kind.itemsize
             if present:
                 block = _block(source, gradient_kind, size, scale, buffer)
-            offset = begin * row_kind.itemsize
+            offset, met = begin * row_kind.itemsize, 0
             if present:
                 for piece in range(0, size, _PIECE):
                     x = block[piece : min(size, piece + _PIECE)]
-                    ahead = x.size if gradient_kind.dtype == buffer_kind.dtype else size  # widened, it has been read
-                    prefetch(source + (piece + ahead) * gradient_kind.itemsize, x.size * gradient_kind.itemsize)
-                    piece_absmax, piece_bad = _absmax_and_nonfinite(x)
-                    largest, bad = max(largest, piece_absmax), bad + piece_bad
-                    sums[chunk, count + SUM_SQ] += _sum_sq(x)
-                _row_dots(block, rows, 0, tensor, offset, row_kind, sums[chunk])
+                    if gradient_kind.itemsize != buffer_kind.itemsize:  # widened, and so read before: the next one
+                        prefetch(source + (piece + size) * gradient_kind.itemsize, x.size * gradient_kind.itemsize)
+                    in_row = offset + piece * row_kind.itemsize
+                    sum_sq, absmax_here, bad_here, met = _first_pass(x, rows, tensor, in_row, row_kind, sums[chunk])
+                    sums[chunk, count + SUM_SQ] += sum_sq
+                    largest, bad = max(largest, absmax_here), bad + bad_here
             if previous[tensor] != 0:  # most often the first of the rows, and in the cache
                 before = at(previous[tensor] + begin * previous_kind.itemsize, previous_kind, size)
                 for piece in range(0, size, _PIECE):
@@ -224,7 +261,7 @@ def window_moments(
                     sums[chunk, count + DIFF] += difference_sq
                     sums[chunk, count + SUM] += sum_sq
             if present:
-                for first in range(4, count, 4):
+                for first in range(met, count, 4):
                     _row_dots(block, rows, first, tensor, offset, row_kind, sums[chunk])
             _write(block, store[tensor], begin, row_kind)
             _write(block, keep[tensor], begin, previous_kind)

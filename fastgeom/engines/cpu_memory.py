@@ -15,9 +15,8 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-LINE_BYTES, _AHEAD_BYTES = 64, 1024
-"""A cache line; how far ahead of its loads every row is asked for: by itself a processor stops at a page of 4 KiB."""
-_LANES = 8
+LINE_BYTES = 64
+"""A cache line."""
 
 
 def _can_cache():
@@ -86,7 +85,7 @@ def _as_bits(typing_context, value):
     return types.uint32(types.float32), codegen
 
 
-def _emit_prefetch(builder, address):
+def emit_prefetch(builder, address):
     """Ask for the cache line at this address, and do not wait; any address will do."""
     byte_pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [byte_pointer, number, number, number])
@@ -97,10 +96,10 @@ def _emit_prefetch(builder, address):
 
 @intrinsic
 def _prefetch_line(typing_context, address):
-    """See `_emit_prefetch`."""
+    """See `emit_prefetch`."""
 
     def codegen(context, builder, signature, arguments):
-        _emit_prefetch(builder, arguments[0])
+        emit_prefetch(builder, arguments[0])
         return context.get_dummy_value()
 
     return types.none(types.int64), codegen
@@ -162,60 +161,3 @@ def _float32_to_bfloat16(value):
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x40)
     return np.uint16(quiet_nan if (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else rounded)
-
-
-def _load_wide(builder, address, element):
-    """Eight elements from memory as float64: any of the four kinds."""
-    kind = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}.get(element, ir.IntType(16))
-    pointer = builder.inttoptr(address, ir.VectorType(kind, _LANES).as_pointer())
-    values = builder.load(pointer, align=element.bitwidth // 8)
-    floats = ir.VectorType(ir.FloatType(), _LANES)
-    if element == types.uint16:
-        words = builder.zext(values, ir.VectorType(ir.IntType(32), _LANES))
-        sixteen = ir.Constant(words.type, [16] * _LANES)
-        values = builder.bitcast(builder.shl(words, sixteen), floats)
-    elif element == types.int16:
-        values = builder.fpext(builder.bitcast(values, ir.VectorType(ir.HalfType(), _LANES)), floats)
-    doubles = ir.VectorType(ir.DoubleType(), _LANES)
-    return values if values.type == doubles else builder.fpext(values, doubles)
-
-
-@intrinsic
-def line_dots(typing_context, x, rows, offset, n_lines, x_witness, row_witness):
-    """Dots of the memory at ``x`` with that ``offset`` behind each of ``rows``, over ``n_lines`` cache lines of a row.
-
-    Written out in vectors of eight, with a request for what comes ``_AHEAD_BYTES`` later beside each line that is read:
-    left to itself, the compiler makes no such requests, and the processor waits for memory and computes by turns.
-    """
-    element, count = row_witness.dtype, rows.count
-    item_bytes, x_bytes = element.bitwidth // 8, x_witness.dtype.bitwidth // 8
-    steps = max(1, LINE_BYTES // item_bytes // _LANES)
-    flags = ("reassoc", "contract", "nsz")
-
-    def codegen(context, builder, signature, arguments):
-        word, doubles = ir.IntType(64), ir.VectorType(ir.DoubleType(), _LANES)
-        zero = ir.Constant(doubles, [0.0] * _LANES)
-        sums = [cgutils.alloca_once_value(builder, zero) for _ in range(count)]
-        addresses = [builder.add(row, arguments[2]) for row in cgutils.unpack_tuple(builder, arguments[1])]
-        with cgutils.for_range(builder, arguments[3], intp=word) as loop:
-            for address in addresses:
-                line = builder.add(address, builder.mul(loop.index, word(LINE_BYTES)))
-                _emit_prefetch(builder, builder.add(line, word(_AHEAD_BYTES)))
-            for step in range(steps):
-                first = builder.add(builder.mul(loop.index, word(steps * _LANES)), word(step * _LANES))
-                value = _load_wide(
-                    builder, builder.add(arguments[0], builder.mul(first, word(x_bytes))), x_witness.dtype
-                )
-                for address, total in zip(addresses, sums, strict=True):
-                    place = builder.add(address, builder.mul(first, word(item_bytes)))
-                    product = builder.fmul(value, _load_wide(builder, place, element), flags=flags)
-                    builder.store(builder.fadd(builder.load(total), product, flags=flags), total)
-        results = []
-        for total in sums:
-            lanes = [builder.extract_element(builder.load(total), ir.IntType(32)(lane)) for lane in range(_LANES)]
-            while len(lanes) > 1:
-                lanes = [builder.fadd(a, b) for a, b in zip(lanes[::2], lanes[1::2], strict=True)]
-            results.append(lanes[0])
-        return context.make_tuple(builder, signature.return_type, results)
-
-    return types.UniTuple(types.float64, count)(x, rows, offset, n_lines, x_witness, row_witness), codegen

@@ -208,10 +208,10 @@ class CpuPasses:
 def _bundles(chunks: ChunkTable, *tables: AddressTable) -> Iterator[tuple[Ints, tuple[NDArray[np.generic], ...]]]:
     """The chunks by the dtypes of their tensors in each table, with one empty array of each dtype."""
     key = sum(table.code.astype(np.int64) * len(DTYPES) ** place for place, table in enumerate(tables))
-    for combination in np.unique(key):
+    for combination in sorted(set(key.tolist())):
         part = np.flatnonzero(key[chunks.tensor] == combination)
         if len(part):
-            codes = [int(combination) // len(DTYPES) ** place % len(DTYPES) for place in range(len(tables))]
+            codes = [combination // len(DTYPES) ** place % len(DTYPES) for place in range(len(tables))]
             yield part, tuple(np.empty(0, _MEMORY_TYPE[DTYPES[code]]) for code in codes)
 
 

@@ -18,7 +18,11 @@ class Mutant:
     """Its tests that are run, as for ``pytest -k``: enough to find the fault, few enough to be quick."""
 
 
-CPU_LOOPS, CPU_MEMORY = "fastgeom/engines/cpu_loops.py", "fastgeom/engines/cpu_memory.py"
+CPU_LOOPS, CPU_LINES, CPU_MEMORY = (
+    "fastgeom/engines/cpu_loops.py",
+    "fastgeom/engines/cpu_lines.py",
+    "fastgeom/engines/cpu_memory.py",
+)
 CPU_TESTS = "tests/test_cpu_engine.py"
 CODEGEN_TESTS = "tests/test_codegen.py"
 
@@ -40,6 +44,38 @@ CPU = (
         "every_size_and_number_of_rows and float32-float32-float32",
     ),
     Mutant(
+        "cpu: the largest magnitude by signed bits",
+        CPU_LINES,
+        "ir.Constant(self._words, [(1 << (self._bits.width - 1)) - 1] * _LANES)",
+        "ir.Constant(self._words, [(1 << self._bits.width) - 1] * _LANES)",
+        CPU_TESTS,
+        "every_size_and_number_of_rows and float32-float32-float32",
+    ),
+    Mutant(
+        "cpu: inf in the last elements of a piece not counted",
+        CPU_LOOPS,
+        "max(absmax, rest_absmax), bad + rest_bad",
+        "max(absmax, rest_absmax), bad",
+        CPU_TESTS,
+        "nonfinite or nan or inf",
+    ),
+    Mutant(
+        "cpu: the fourth row's dot added to the third",
+        CPU_LOOPS,
+        "sums[3] += d",
+        "sums[2] += d",
+        CPU_TESTS,
+        "every_size_and_number_of_rows and float32-float32-float32",
+    ),
+    Mutant(
+        "cpu: rows met in the first pass read again",
+        CPU_LOOPS,
+        "for first in range(met, count, 4):",
+        "for first in range(0, count, 4):",
+        CPU_TESTS,
+        "every_size_and_number_of_rows and float32-float32-float32",
+    ),
+    Mutant(
         "cpu: bfloat16 rounds half up instead of to even",
         CPU_MEMORY,
         "np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))",
@@ -57,9 +93,9 @@ CPU = (
     ),
     Mutant(
         "cpu: bfloat16 rows read half a line too short",
-        CPU_MEMORY,
-        "steps = max(1, LINE_BYTES // item_bytes // _LANES)",
-        "steps = min(2, LINE_BYTES // item_bytes // _LANES)",
+        CPU_LINES,
+        "steps = max(1, LINE_BYTES // row_bytes // _LANES)",
+        "steps = min(2, LINE_BYTES // row_bytes // _LANES)",
         CPU_TESTS,
         "every_size_and_number_of_rows and bfloat16-bfloat16",
     ),
