@@ -35,7 +35,8 @@ def test_growth(bench: Bench, reads: Reads, kind: str) -> None:
     cases = _over(kind)
     if not bench.device.timed:
         cases = {size: replace(case, elements=case.elements // 300) for size, case in cases.items()}
-    problems = {size: Problem(bench.device, fit(bench.device, case).case) for size, case in cases.items()}
+    shrunk = {size: fit(bench.device, case) for size, case in cases.items()}
+    problems = {size: Problem(bench.device, one.case) for size, one in shrunk.items()}
     works: dict[int, Work] = {}
     try:
         for size, problem in problems.items():
@@ -47,6 +48,8 @@ def test_growth(bench: Bench, reads: Reads, kind: str) -> None:
         rounds = list(zip(*(timed.seconds[str(size)] for size in problems), strict=True))
         statistic = next(iter(cases.values())).statistic
         bench.record(**recorded(kind, statistic, sizes, rounds, model=lambda x: moved[x] / peak, reference=sizes[-2]))
+        if notes := [f"{size:,}: {one.note}" for size, one in shrunk.items() if one.note]:
+            bench.record(note="; ".join(notes))
     finally:
         for work in works.values():
             work.close()

@@ -19,23 +19,17 @@ HEADINGS = {
 
 
 def goals(document: Document) -> list[str]:
-    """Every goal, those of one kind and limit on one line, and by name the cases that miss one."""
+    """Every goal with what was measured; those that are missed come first."""
     judged = [(goal, bench) for bench in document["benches"] for goal in bench.get("goals") or ()]
     if not judged:
         return ["No goal was set for what this run holds."]
-    groups: dict[tuple[str, str], list[tuple[Facts, Facts]]] = {}
-    for goal, bench in judged:
-        groups.setdefault((str(goal["what"]), _limit(goal)), []).append((goal, bench))
-    rows, late = [], []
-    for (name, limit), members in groups.items():
-        below = [(goal, bench) for goal, bench in members if missed(goal)]
-        late += [f"- {name}, {limit}: {_measured(goal)} in {what(bench)}" for goal, bench in below]
-        verdict = f"**missed** in {len(below)} of {len(members)}" if below else "reached"
-        rows.append([name, limit, span([goal.get("value") for goal, _ in members], number), str(len(members)), verdict])
-    rows.sort(key=lambda row: row[-1] == "reached")
-    lines = [f"{len(judged) - len(late)} of {len(judged)} reached.", ""]
-    lines += table(["goal", "limit", "measured", "cases", "verdict"], rows)
-    return lines + (["", "Missed:", "", *map(plain, late)] if late else [])
+    judged.sort(key=lambda pair: not missed(pair[0]))
+    rows = [
+        [what(bench), str(goal["what"]), _limit(goal), _measured(goal), "**missed**" if missed(goal) else "reached"]
+        for goal, bench in judged
+    ]
+    n_reached = sum(row[-1] == "reached" for row in rows)
+    return [f"{n_reached} of {len(rows)} reached.", "", *table(["case", "goal", "limit", "measured", "verdict"], rows)]
 
 
 def training(document: Document) -> list[str]:
@@ -88,12 +82,14 @@ def growth(document: Document) -> list[str]:
                 bench["statistic"],
                 f"{bench['over']}, {count(min(places))} to {count(max(places))}" if places else bench["over"],
                 ratio(bench, "exponent"),
-                number(bench.get("model_exponent")),
+                ratio({"ratio": bench.get("model_exponent")}),
                 *(NONE if value is None else f"{number(value)}{unit}" for value in constants),
             ]
         )
     columns = ["time of", "over", "exponent [95 %]", "exponent of the bytes", "constant", "constant of the bytes"]
-    return table(columns, rows)
+    notes = [f"- {bench['statistic']} over {bench['over']}: {bench['note']}" for bench in of_kind(document, "growth")
+             if bench.get("note")]  # fmt: skip
+    return [*table(columns, rows), *(["", "Smaller than meant:", "", *map(plain, notes)] if notes else [])]
 
 
 def memory(document: Document) -> list[str]:
@@ -140,10 +136,12 @@ def _error_cell(bench: Facts, way: str) -> str:
 
 
 def _measured(goal: Facts) -> str:
-    """With as many digits as it takes to see that the goal is missed."""
+    """With as many digits as it takes to see that a missed goal is missed."""
     value = goal.get("value")
     if value is None:
         return "no number"
+    if not missed(goal):
+        return number(value)
     digits = (digits for digits in range(3, 16) if missed({**goal, "value": float(f"{value:.{digits - 1}e}")}))
     return number(value, next(digits, 16))
 

@@ -41,17 +41,16 @@ def ratio(facts: Mapping[str, Any], name: str = "ratio") -> str:
         return NONE
     decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     interval = "" if low is None or high is None else f" [{low:,.{decimals}f}, {high:,.{decimals}f}]"
-    return f"{value:,.{decimals}f}{interval}"
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}{interval}"
 
 
 def count(value: float | None) -> str:
     """How many: ``1,000``, ``124 k``, ``100 M``, ``1.5 G``."""
     if value is None:
         return NONE
-    for power, unit in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if value >= power:
-            scaled = value / (1e3 if unit == " k" else power)
-            return f"{scaled:.3g}{unit}" if scaled < 999.5 else f"{scaled:,.0f}{unit}"
+    for least, power, unit in ((1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " k")):
+        if value >= 0.9995 * least:
+            return f"{value / power:.3g}{unit}" if value < 999.5 * power else f"{value / power:,.0f}{unit}"
     return f"{value:,.0f}"
 
 
