@@ -143,6 +143,28 @@ def test_the_gradient_is_stored_in_the_ring_s_dtype_and_kept_in_full_and_nothing
         assert_only_middles_written(store_blocks + keep_blocks)
 
 
+@pytest.mark.parametrize("dtypes", [*SAME, (F32, BF16, F32)], ids=called)
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_gradient_that_is_stored_past_the_caches_is_the_one_that_is_stored_through_them(dtypes, scale) -> None:
+    own, ring, _ = dtypes
+    gradient = [None if n == 63 else random_tensor(n, own) for n in SIZES]
+    for shift in range(3):  # where the lines of the store begin
+        through = [torch.full((n + shift,), math.nan, dtype=ring)[shift:] for n in SIZES]
+        past, blocks = zip(*(middles(n, ring, shift) for n in SIZES), strict=True)
+        expected = window_moments(gradient, absent=own, store=through, scale=scale)
+        moments = window_moments(gradient, absent=own, store=[*past], scale=scale, streamed=True)
+        assert_same_moments(moments, expected)
+        for ours, right in zip(past, through, strict=True):
+            assert_same_bits(ours, right)
+        assert_only_middles_written([block[shift:] for block in blocks])
+
+
+def middles(numel: int, dtype: torch.dtype, shift: int) -> tuple[Tensor, Tensor]:
+    """A store, shifted, and the block of NaN it is the middle of."""
+    block = torch.full((numel + 2 * GUARD + shift,), math.nan, dtype=dtype)
+    return block[GUARD + shift : len(block) - GUARD], block
+
+
 @pytest.mark.parametrize("dtypes", SAME + DIFFERENT, ids=called)
 def test_a_row_that_is_overwritten_and_a_previous_row_that_is_renewed_are_read_first(dtypes) -> None:
     own, ring, full = dtypes

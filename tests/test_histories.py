@@ -8,6 +8,7 @@ import torch
 
 import fastgeom
 from fastgeom import history, reference
+from fastgeom.engines import cpu_deferred, cpu_loops
 from fastgeom.engines.cpu import CpuEngine
 
 CLOCKS = {"wall_time", "measure_time_ms"}
@@ -56,6 +57,19 @@ def test_a_deferred_window_gives_the_exact_one_s_numbers_under_their_own_steps(t
     assert deferred.names == exact.names and deferred.step.tolist() == list(range(steps))
     for name in set(exact.names) - CLOCKS:
         np.testing.assert_allclose(deferred[name], exact[name], rtol=1e-12, atol=1e-11, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_large_deferred_window_stores_past_the_caches_what_a_small_one_stores(tmp_path, monkeypatch, dtype):
+    found, streamed, pass_of = [], [], cpu_loops.window_moments
+    monkeypatch.setattr(cpu_loops, "window_moments", lambda *a: (streamed.append(bool(a[-1])), pass_of(*a)))
+    for least in (10**9, 1000):
+        monkeypatch.setattr(cpu_deferred, "_STREAMED_ELEMENTS", least)
+        options = {"window": 3, "history": fastgeom.Exact(defer=4), "dtype": dtype}
+        found.append(run(tmp_path / f"{least}.h5", range(9), **options)[0])
+    assert streamed == [False] * 9 + [True] * 9
+    for name in set(found[0].names) - CLOCKS:
+        np.testing.assert_array_equal(found[0][name], found[1][name], err_msg=name)
 
 
 def test_a_deferred_window_counts_steps_as_an_exact_one_does(tmp_path):

@@ -12,6 +12,9 @@ from fastgeom.engines.window import LateLags, UpdateMoments, WindowStatistics, c
 from fastgeom.layout import Layout
 from fastgeom.tables import DTYPES, AddressTable
 
+_STREAMED_ELEMENTS = 1 << 23
+"""Of a ring from which on gradients go past the caches: it stays in none of them until the pass reads it."""
+
 
 class CpuDeferredWindow:
     """The last gradients, and the lags of ``defer`` of them at a time; see `Window`.
@@ -34,6 +37,7 @@ class CpuDeferredWindow:
         self._ring: list[AddressTable] = []
         self._slots = Slots(window + defer, window, (len(layout.layers) + 1,))
         self._pending: list[tuple[int, int, Tensor]] = []
+        self._streamed = int(layout.numels.sum()) * (window + defer) >= _STREAMED_ELEMENTS
 
     def fit(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
         """See `Window.fit`."""
@@ -60,7 +64,12 @@ class CpuDeferredWindow:
         """See `Window.measure`."""
         slot = self._slots.take()
         moments = self._engine.window_moments(
-            self._layout.chunks, self._layout.segments, gradient, store=self._ring[slot], scale=reciprocal(grad_scale)
+            self._layout.chunks,
+            self._layout.segments,
+            gradient,
+            store=self._ring[slot],
+            scale=reciprocal(grad_scale),
+            streamed=self._streamed,
         )
         skipped = found_inf is not None and float(found_inf) != 0
         self._slots.hold(None if skipped else step, moments.grad_norm)

@@ -1,4 +1,4 @@
-"""Cache lines of several rows side by side: the CPU engine's innermost loops, written out in LLVM's vectors of eight.
+"""Several rows side by side: the CPU engine's innermost loops, written out in LLVM's vectors.
 
 Left to itself, the compiler asks for nothing in advance, and the processor waits for memory and computes by turns. Here
 every line that is read has a request for what comes later beside it.
@@ -40,11 +40,14 @@ def _wide(builder, values):
 
 
 def _fold(builder, vector, fold):
-    """One number of the lanes of a vector, pair by pair."""
-    lanes = [builder.extract_element(vector, ir.IntType(32)(lane)) for lane in range(_LANES)]
-    while len(lanes) > 1:
-        lanes = [fold(a, b) for a, b in zip(lanes[::2], lanes[1::2], strict=True)]
-    return lanes[0]
+    """One number of the lanes of a vector, half by half."""
+    while (lanes := vector.type.count) > 1:
+        halves = [
+            builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(ir.IntType(32), lanes // 2), list(half)))
+            for half in (range(lanes // 2), range(lanes // 2, lanes))
+        ]
+        vector = fold(*halves)
+    return builder.extract_element(vector, ir.IntType(32)(0))
 
 
 class _Largest:
@@ -131,3 +134,20 @@ def line_moments(typing_context, x, rows, offset, n_lines, x_witness, row_witnes
     """
     signature = types.UniTuple(types.float64, rows.count + 2)(x, rows, offset, n_lines, x_witness, row_witness)
     return signature, _line_sums(signature, moments=True)
+
+
+@intrinsic
+def stream_lines(typing_context, source, target, n_lines):
+    """Copy so many cache lines past the caches; ``target`` is the address of a line."""
+
+    def codegen(context, builder, signature, arguments):
+        word, line = ir.IntType(64), ir.VectorType(ir.IntType(32), LINE_BYTES // 4)
+        no_reuse = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        with cgutils.for_range(builder, arguments[2], intp=word) as loop:
+            offset = builder.mul(loop.index, word(LINE_BYTES))
+            read, written = (builder.inttoptr(builder.add(first, offset), line.as_pointer()) for first in arguments[:2])
+            builder.store(builder.load(read, align=1), written, align=LINE_BYTES).set_metadata("nontemporal", no_reuse)
+        builder.fence("seq_cst")  # such stores are otherwise not ordered before what tells other threads of them
+        return context.get_dummy_value()
+
+    return types.none(source, target, n_lines), codegen

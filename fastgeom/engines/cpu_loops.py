@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from fastgeom.engines.cpu_lines import line_dots, line_moments
+from fastgeom.engines.cpu_lines import line_dots, line_moments, stream_lines
 from fastgeom.engines.cpu_memory import EXACT, FAST, LINE_BYTES, as_float, at, narrow, prefetch, widen
 
 BLOCK = 1 << 15
@@ -208,9 +208,23 @@ def _write(x, address, begin, witness):
 
 
 @njit(**EXACT)
+def _stream(source, target, size, witness):
+    """Copy ``size`` elements past the caches, but for those in lines that are not theirs alone."""
+    in_line = LINE_BYTES // witness.itemsize
+    head = min(size, -target % LINE_BYTES // witness.itemsize)
+    n_lines = (size - head) // in_line
+    stream_lines(source + head * witness.itemsize, target + head * witness.itemsize, n_lines)
+    x, row = at(source, witness, size), at(target, witness, size)
+    for i in range(head):
+        row[i] = x[i]
+    for i in range(head + n_lines * in_line, size):
+        row[i] = x[i]
+
+
+@njit(**EXACT)
 def window_moments(
     chunks, tensors, starts, lengths, gradient, rows, previous, store, keep,
-    gradient_kind, row_kind, previous_kind, buffer_kind, scale, sums, absmax, nonfinite,
+    gradient_kind, row_kind, previous_kind, buffer_kind, scale, sums, absmax, nonfinite, streamed,
 ):  # fmt: skip
     """Window moments of these chunks; then the gradient is stored.
 
@@ -229,7 +243,9 @@ def window_moments(
         scale: what the gradient is multiplied by when read, in the type to compute in.
         sums: (chunk, row + 3) float64, added to: the dots, then SUM_SQ, DIFF, SUM.
         absmax, nonfinite: (chunk,) float64 and int64.
+        streamed: whether what is stored goes past the caches, where it is the gradient as it stands.
     """
+    streamed = streamed and gradient_kind.dtype == row_kind.dtype and scale == 1.0
     count = rows.shape[0]
     buffer = np.empty(BLOCK, buffer_kind.dtype)
     zeros = np.zeros(BLOCK if np.any(gradient == 0) else 0, buffer_kind.dtype)
@@ -263,7 +279,10 @@ def window_moments(
             if present:
                 for first in range(met, count, 4):
                     _row_dots(block, rows, first, tensor, offset, row_kind, sums[chunk])
-            _write(block, store[tensor], begin, row_kind)
+            if streamed and present and store[tensor] % row_kind.itemsize == 0:
+                _stream(source, store[tensor] + begin * row_kind.itemsize, size, row_kind)
+            else:
+                _write(block, store[tensor], begin, row_kind)
             _write(block, keep[tensor], begin, previous_kind)
         absmax[chunk], nonfinite[chunk] = largest, bad
 

@@ -76,6 +76,7 @@ class CpuPasses:
         store: AddressTable | None = None,
         keep: AddressTable | None = None,
         scale: float = 1.0,
+        streamed: bool = False,
     ) -> WindowMoments:
         """One read of a gradient against rows of history; then the gradient is written into the history.
 
@@ -87,6 +88,7 @@ class CpuPasses:
             store: where the gradient goes, in its history's dtype; may be one of ``rows``.
             keep: where it goes in the dtype of ``previous``; may be ``previous`` itself.
             scale: what the gradient is multiplied by when read.
+            streamed: whether the stored gradient is not wanted again soon, and should leave the caches to others.
         """
         nowhere = np.zeros(len(gradient.address), np.int64)
         row_address = np.stack([row.address for row in rows]) if rows else np.zeros((0, len(nowhere)), np.int64)
@@ -101,7 +103,7 @@ class CpuPasses:
                 chunks.tensor, chunks.start, chunks.length,
                 gradient.address, row_address, previous.address if previous else nowhere,
                 store.address if store else nowhere, keep.address if keep else nowhere,
-                *kinds, np.empty(0, compute), compute(scale), sums, absmax, nonfinite,
+                *kinds, np.empty(0, compute), compute(scale), sums, absmax, nonfinite, streamed and store is not None,
             )  # fmt: skip
         totals = by_layer(np.add, sums, layers)
         grad_sq, diff_sq, sum_sq = torch.from_numpy(totals)[:, len(rows) :].unbind(1)

@@ -76,6 +76,22 @@ CPU = (
         "every_size_and_number_of_rows and float32-float32-float32",
     ),
     Mutant(
+        "cpu: what follows the last whole line is not streamed",
+        CPU_LOOPS,
+        "for i in range(head + n_lines * in_line, size):",
+        "for i in range(head + n_lines * in_line, size - 1):",
+        CPU_TESTS,
+        "past_the_caches",
+    ),
+    Mutant(
+        "cpu: a scaled gradient streamed as it came",
+        CPU_LOOPS,
+        "gradient_kind.dtype == row_kind.dtype and scale == 1.0",
+        "gradient_kind.dtype == row_kind.dtype",
+        CPU_TESTS,
+        "past_the_caches",
+    ),
+    Mutant(
         "cpu: bfloat16 rounds half up instead of to even",
         CPU_MEMORY,
         "np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))",
