@@ -13,7 +13,6 @@ BUCKETS = 1 << 18
 
 AGAINST_OTHERS = [
     Case(SKETCH, 10**5, 1, buckets=512, groups="global"),
-    Case(SKETCH, 10**6, 1, buckets=1024, groups="global"),
     Case(SKETCH, 10**7, 400, buckets=BUCKETS),
 ]
 

@@ -12,9 +12,9 @@ CASES = [Case(STEP, 2_000_000, 2000, window=16, groups="global", traced=traced) 
 
 def test_step_by_parameter(bench: Bench, reads: Reads) -> None:
     case = Case(STEP, 2_000_000, 2000, window=16, groups="parameter")
-    run_case(bench, reads, case, goals=[Goal("fraction_of_peak", least=0.4)], rounds=15)
+    run_case(bench, reads, case, goals=[Goal("fraction_of_peak", least=0.4)], rounds=9)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_step_in_one_layer(bench: Bench, reads: Reads, case: Case) -> None:
-    run_case(bench, reads, case, rounds=15)
+    run_case(bench, reads, case, rounds=9)

@@ -35,7 +35,7 @@ OURS: dict[str, dict[str, Any]] = {
     "Exact(), groups='parameter'": {"history": fastgeom.Exact(), "groups": "parameter"},
 }
 """Options of a probe with 16 lags and a trace."""
-TWINS = {"cnn": (models.cnn, 12), "gpt_blocks": (models.gpt_blocks, 8)}
+TWINS = {"cnn": (models.cnn, 12), "gpt_blocks": (models.gpt_blocks, 7)}
 """Models that fit many times, and the rounds that each is timed."""
 NOT_OF_A_BILLION = {
     "Exact(dtype=torch.bfloat16)": "is Exact() where the gradients are bfloat16",

@@ -324,4 +324,4 @@ def test_at_few_elements_a_way_that_is_wrong_is_a_bug_here(monkeypatch, bench):
 
 def test_ways_that_are_left_out_are_named(monkeypatch, bench):
     found = run_with(monkeypatch, bench, [Way(OURS, constant()), Way("slow", constant())], others=[])
-    assert found["peers"]["slow"]["skipped"].startswith("left out at this size")
+    assert found["peers"]["slow"]["skipped"].startswith("left out here")
