@@ -52,4 +52,4 @@ def test_window_of_bfloat16_at_full_size(bench: Bench, reads: Reads, elements: i
 def test_step_at_full_size(bench: Bench, reads: Reads, elements: int) -> None:
     goals = [Goal("fraction_of_peak", least=0.75)]
     goals += [Goal("ratio", least=least, way=way) for way, least in ((LEAN, 1.1), (CAT_DOTS, 2.0), (STACK, 8.0))]
-    run_case(bench, reads, Case(STEP, elements, window=16), goals=goals, others=[LEAN, CAT_DOTS, STACK])
+    run_case(bench, reads, Case(STEP, elements, window=16), goals=goals, others=[LEAN, CAT_DOTS, STACK], rounds=9)
