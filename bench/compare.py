@@ -8,8 +8,9 @@ Times and GB/s are never compared: they are those of a day. What is held, and wh
   by more than 0.05 of a plain step. The ratio itself would hide a probe that costs twice as much (1.04 and 1.08 are 4 %
   apart); the added part alone is mostly noise where it is small (0.01 and 0.02 are 100 % apart).
 
-Medians decide; both intervals are shown, so that a reader can see what may be noise. Other tools' training ratios are
-not held. The exit status is 0 where nothing got worse, 1 where something did, 2 where nothing can be compared.
+Medians decide; both intervals are shown, and how many of them do not meet, so that a reader can see what may be noise.
+Other tools' training ratios are not held. The exit status is 0 where nothing got worse, 1 where something did, 2 where
+nothing can be compared.
 """
 
 import argparse
@@ -88,7 +89,9 @@ def report(new: Document, kept: Document, *, everything: bool = False) -> tuple[
             lines += ["", f"{title}:"]
             lines += [f"  {_line(here[key], before[key])}" for key in sorted(keys, key=lambda key: -worse[key])]
     lines += _only("missing now", kept, new) + _only("new", new, kept)
-    lines += ["", f"{len(common)} ratios compared: {len(bad)} worse, {len(good)} better by more than 15 %"]
+    beyond = sum(_apart(here[key], before[key]) is True for key in bad)
+    found = f"{len(bad)} worse, {len(good)} better by more than 15 %"
+    lines += ["", f"{len(common)} ratios compared: {found}; of the worse {beyond} with intervals that do not meet"]
     return lines, 1 if bad else 0 if common else 2
 
 
@@ -129,12 +132,14 @@ def _line(new: Ratio, kept: Ratio) -> str:
         said = f"the added part went from {kept.facts['ratio'] - 1:.2f} to {new.facts['ratio'] - 1:.2f} of a step"
     else:
         said = f"{100 * change:.1f} % worse" if change > 0 else f"{100 * kept.worse(new):.1f} % better"
-    low, high = kept.facts.get("ratio_low"), kept.facts.get("ratio_high")
-    overlap = ""
-    if None not in (low, high, new.facts.get("ratio_low"), new.facts.get("ratio_high")):
-        apart = new.facts["ratio_low"] > high or new.facts["ratio_high"] < low
-        overlap = "" if apart else "; the intervals overlap"
+    overlap = "; the intervals overlap" if _apart(new, kept) is False else ""
     return f"{new.where}: {ratio(kept.facts)}, now {ratio(new.facts)} ({said}{overlap})"
+
+
+def _apart(new: Ratio, kept: Ratio) -> bool | None:
+    """Whether the intervals do not meet; ``None`` where there are none."""
+    low, high, new_low, new_high = (r.facts.get(end) for r in (kept, new) for end in ("ratio_low", "ratio_high"))
+    return None if None in (low, high, new_low, new_high) else new_low > high or new_high < low
 
 
 def _only(title: str, found: Document, other: Document) -> list[str]:

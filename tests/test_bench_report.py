@@ -322,8 +322,10 @@ def test_comparison_flags_what_got_worse_by_more_than_15_percent(
 def test_comparison_shows_both_intervals(tmp_path: Path) -> None:
     said, _ = compared(lambda benches: peer(benches).update(ratio=1.6, ratio_low=1.2, ratio_high=2.0), tmp_path)
     assert "2.00 [1.90, 2.10], now 1.60 [1.20, 2.00] (25.0 % worse; the intervals overlap)" in said
+    assert "; of the worse 0 with intervals that do not meet" in said
     said, _ = compared(lambda benches: peer(benches).update(ratio=1.6, ratio_low=1.5, ratio_high=1.7), tmp_path)
     assert "now 1.60 [1.50, 1.70] (25.0 % worse)" in said
+    assert "; of the worse 1 with intervals that do not meet" in said
 
 
 def test_comparison_lists_what_is_new_and_missing(tmp_path: Path) -> None:
@@ -427,4 +429,13 @@ def test_numbers_have_the_digits_that_they_deserve() -> None:
     ]  # fmt: skip
     assert given(5e-8) == "5e-8" and given(0.9) == "0.9" and given(1e20) == "1e20"
     assert ratio({"ratio": 12.345, "ratio_low": 11.0, "ratio_high": 13.0}) == "12.3 [11.0, 13.0]"
+    assert ratio({"ratio": -1e-9, "ratio_low": -0.001, "ratio_high": 0.1}) == "0.00 [0.00, 0.10]"
     assert ratio({"ratio": 1.5}) == "1.50" and ratio({"ratio": None}) == "–"
+
+
+def test_the_committed_page_is_that_of_the_kept_results() -> None:
+    kept = document.newest(document.RESULTS)
+    assert kept, "no results are kept"
+    assert (document.RESULTS.parent / "README.md").read_text(encoding="utf-8") == render(kept)
+    for found in kept:
+        assert (document.RESULTS / roofline.file_name(found)).exists()

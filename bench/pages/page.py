@@ -40,6 +40,8 @@ TAIL = """\
   do not, and so a fraction can be above 1.
 - Buffers rotate: no way finds in a cache what another has just read, and between two rounds the plain reads go through
   all of it.
+- On a processor gradients lie in torch's memory, in pages of 4 KiB; the plain reads and our ring, in huge pages where
+  the system has them. Whoever reads small pages that no cache holds is slower: a norm or a dot stays below that peak.
 - In one piece: torch.compile and numba are given gradients that already lie in one piece; ours and the others take the
   list of tensors, and look at every call where they lie.
 - **error** is the distance from the same in float64, seen before anything is timed: of a norm relative to it, of an

@@ -47,7 +47,7 @@ def chosen(document: Document) -> list[Facts]:
     largest: dict[tuple[str, str], Facts] = {}
     for case in of_kind(document, "speed"):
         if case["case"]["dtype"] in MARKERS and all(
-            case.get(field) for field in ("operations", "bytes_moved", "time_ms", "peak_gb_per_s")
+            case.get(field) for field in ("operations", "bytes_moved", "time_ms", "peak_gb_per_s", "fraction_of_peak")
         ):
             key = (case["case"]["statistic"], case["case"]["dtype"])
             if key not in largest or case["bytes_moved"] > largest[key]["bytes_moved"]:
@@ -158,7 +158,7 @@ def spread(wanted: Sequence[float], gap: float, lowest: float, highest: float) -
 
 
 def _label(case: Facts) -> str:
-    return f"{case['title']}, {case['case']['dtype']}: {attained(case) / intensity(case) / case['peak_gb_per_s']:.2f}"
+    return f"{case['title']}, {case['case']['dtype']}: {case['fraction_of_peak']:.2f}"
 
 
 def _caption(document: Document, cases: Sequence[Facts]) -> str:
@@ -167,7 +167,7 @@ def _caption(document: Document, cases: Sequence[Facts]) -> str:
     text = (
         "Of each statistic, in float32 and in bfloat16, the case that moves the most bytes "
         f"({count(sizes[0])} to {count(sizes[-1])} elements); {n_left} others are in the tables only. Beside each "
-        "name: its speed over the peak measured in the same rounds; the slope is the median of those peaks. Bytes and "
+        "name: what it reaches of the peak, round by round; the slope is the median of those peaks. Bytes and "
         f"multiply-adds are the fewest that the statistic needs, whoever computes it. {document['date'][:10]}."
     )
     return "\n".join(textwrap.wrap(text, 132))

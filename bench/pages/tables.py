@@ -17,6 +17,9 @@ HEADINGS = {
     "clip": ("Clipping", "Scaling gradients down to a given norm."),
 }
 
+_NAMED = 3
+"""Cases that a line names; of more it says how many."""
+
 
 def goals(document: Document) -> list[str]:
     """Every goal with what was measured; those that are missed come first."""
@@ -120,11 +123,14 @@ def left_out(ways: Iterable[tuple[str, Mapping[str, Facts]]]) -> list[str]:
         for name, way in found.items():
             if "skipped" in way:
                 skipped.setdefault((name, str(way["skipped"])), []).append(case)
-    lines = [
-        f"- {name}: {plain(reason)} ({'every case' if len(cases) == n_cases else '; '.join(cases)})"
-        for (name, reason), cases in skipped.items()
-    ]
+    lines = [f"- {name}: {plain(reason)} ({_which(cases, n_cases)})" for (name, reason), cases in skipped.items()]
     return ["Left out:", "", *lines, ""] if lines else []
+
+
+def _which(cases: Sequence[str], of: int) -> str:
+    if len(cases) == of:
+        return "every case"
+    return "; ".join(cases) if len(cases) <= _NAMED else f"{len(cases)} of {of} cases"
 
 
 def _error_cell(bench: Facts, way: str) -> str:

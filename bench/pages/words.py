@@ -40,8 +40,8 @@ def ratio(facts: Mapping[str, Any], name: str = "ratio") -> str:
     if value is None:
         return NONE
     decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-    interval = "" if low is None or high is None else f" [{low:,.{decimals}f}, {high:,.{decimals}f}]"
-    return f"{round(value, decimals) + 0.0:,.{decimals}f}{interval}"
+    said = ["" if x is None else f"{round(x, decimals) + 0.0:,.{decimals}f}" for x in (value, low, high)]
+    return said[0] + (f" [{said[1]}, {said[2]}]" if said[1] and said[2] else "")
 
 
 def count(value: float | None) -> str:
