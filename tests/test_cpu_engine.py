@@ -157,6 +157,10 @@ def test_a_gradient_that_is_stored_past_the_caches_is_the_one_that_is_stored_thr
         for ours, right in zip(past, through, strict=True):
             assert_same_bits(ours, right)
         assert_only_middles_written([block[shift:] for block in blocks])
+    nowhere = [*past[:-1], None]  # one tensor has no store
+    chunks, layers = cut([*past])
+    options = {"store": table(nowhere, ring), "scale": scale, "streamed": True}
+    assert_same_moments(ENGINE.window_moments(chunks, layers, table(gradient, own), **options), expected)
 
 
 def middles(numel: int, dtype: torch.dtype, shift: int) -> tuple[Tensor, Tensor]:

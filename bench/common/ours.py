@@ -132,7 +132,9 @@ def _check_lags(problem: Problem, found: Lags, past: Gradients, step: int) -> li
         before = past.draw(step - lag).tensors
         for row, n in ((-1, len(g)), (0, 1)):
             exact = truth.dot(g[:n], before[:n])
-            errors.append(truth.assert_near(float(found.lag_dot[row, lag - 1]), exact, ROUNDING, f"lag {lag}", scale))
+            errors.append(
+                truth.assert_near(float(found.lag_dot[row, lag - 1]), exact, _rounding(problem), f"lag {lag}", scale)
+            )
         if lag == 1:
             exact = truth.difference_sq(g, before)
             errors.append(truth.assert_near(float(found.diff_sq[-1]), exact, _rounding(problem), "diff_sq", scale))
@@ -155,10 +157,12 @@ def probe_step(problem: Problem) -> Work:
     errors = [truth.assert_near(float(found.grad_sq), scale, _rounding(problem), "grad_sq")]
     for lag in _lags(case.window):
         exact = truth.dot(g.tensors, past.draw(last - lag).tensors)
-        errors.append(truth.assert_near(float(found.lag_dot[lag - 1]), exact, ROUNDING, f"lag {lag}", scale))
+        errors.append(truth.assert_near(float(found.lag_dot[lag - 1]), exact, _rounding(problem), f"lag {lag}", scale))
         if case.groups in ("layer", "parameter"):
             layer = truth.dot(g.tensors[-1:], past.tensors[-1:])
-            truth.assert_near(float(found.layer_lag_dot[-1, lag - 1]), layer, ROUNDING, f"last layer, lag {lag}", scale)
+            truth.assert_near(
+                float(found.layer_lag_dot[-1, lag - 1]), layer, _rounding(problem), f"last layer, lag {lag}", scale
+            )
     _lend(problem, probe._past)
 
     def close() -> None:

@@ -36,8 +36,9 @@ TAIL = """\
   than that gets no credit for it.
 - **of peak** is that over the *measured peak*, not the number of a data sheet: of five plain ways through memory, none
   of which finds it in a cache, the two that are fastest at the start of the run are timed in every round of every case,
-  and the faster one counts. It is no law: on a processor our loops ask for memory ahead of themselves, the plain reads
-  do not, and so a fraction can be above 1.
+  and the faster one counts. As a ratio it is taken round by round: GB/s over a median peak can differ from it. It is no
+  law: on a processor our loops ask for memory ahead of themselves, the plain reads do not, and so a fraction can be
+  above 1.
 - Buffers rotate: no way finds in a cache what another has just read, and between two rounds the plain reads go through
   all of it.
 - On a processor gradients lie in torch's memory, in pages of 4 KiB; the plain reads and our ring, in huge pages where

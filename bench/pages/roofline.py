@@ -1,8 +1,8 @@
 """One picture of a run: how near every statistic comes to what the memory of the machine allows.
 
 A statistic that does I multiply-adds for each byte that it must move can do no more than I times the measured peak of
-them in a second: the slope. A point below it is a case; the fraction beside its name is its height under the slope of
-its own peak.
+them in a second: the slope. A point below it is a case; the fraction beside its name is that of its own peak, taken
+round by round.
 """
 
 import math

@@ -279,7 +279,7 @@ def window_moments(
             if present:
                 for first in range(met, count, 4):
                     _row_dots(block, rows, first, tensor, offset, row_kind, sums[chunk])
-            if streamed and present and store[tensor] % row_kind.itemsize == 0:
+            if streamed and present and store[tensor] != 0 and store[tensor] % row_kind.itemsize == 0:
                 _stream(source, store[tensor] + begin * row_kind.itemsize, size, row_kind)
             else:
                 _write(block, store[tensor], begin, row_kind)
