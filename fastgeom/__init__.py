@@ -10,16 +10,17 @@ Every name is loaded on first use, so that reading a trace does not wait for tor
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from fastgeom._version import __version__
+
 if TYPE_CHECKING:
     from fastgeom import analysis, figures
-    from fastgeom.history import Exact, Sketch
+    from fastgeom.history.exact import Exact
+    from fastgeom.history.sketch import Sketch
     from fastgeom.ops import clip_grad_norm_, cosine, count_sketch, dot, norm, window_dots
     from fastgeom.probe import Probe, StepStatistics
     from fastgeom.schedules import bursts, every
     from fastgeom.sweep import ScaleSweep, scale_sweep
     from fastgeom.trace import open_trace
-
-__version__ = "0.1.0.dev0"
 
 __all__ = [
     "Exact",
@@ -45,11 +46,11 @@ __all__ = [
 _SUBMODULES = frozenset({"analysis", "figures"})
 
 _HOMES = {
-    "Exact": "fastgeom.history",
+    "Exact": "fastgeom.history.exact",
     "Probe": "fastgeom.probe",
     "ScaleSweep": "fastgeom.sweep",
-    "Sketch": "fastgeom.history",
-    "StepStatistics": "fastgeom.probe",
+    "Sketch": "fastgeom.history.sketch",
+    "StepStatistics": "fastgeom.step_statistics",
     "bursts": "fastgeom.schedules",
     "clip_grad_norm_": "fastgeom.ops",
     "cosine": "fastgeom.ops",

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from fastgeom.engines import check_device
-from fastgeom.engines.operators import ABSMAX, NORM, list_dots, list_norms, list_scale_, list_sketch
-from fastgeom.sketching import MIN_BUCKETS
-from fastgeom.tables import check_measurable, is_plain
+from fastgeom.engines.torch_ops import ABSMAX, NORM, list_dots, list_norms, list_scale_, list_sketch
+from fastgeom.layout.count_sketch import MIN_BUCKETS
+from fastgeom.validation import check_device, check_measurable, is_plain
 
 
 def norm(tensors: Iterable[Tensor]) -> Tensor:

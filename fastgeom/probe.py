@@ -13,7 +13,20 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from fastgeom import ops
-from fastgeom.arguments import (
+from fastgeom.engines.results import LateLags
+from fastgeom.engines.select import select_engine
+from fastgeom.engines.triton.capture import capturing
+from fastgeom.history.choose import choose_history, make_window
+from fastgeom.history.exact import Exact
+from fastgeom.history.sketch import Sketch
+from fastgeom.layout.layout import Grouping, Layout
+from fastgeom.layout.reader import TensorReader
+from fastgeom.recording.device_copy import wait_for
+from fastgeom.recording.recorder import LAGS, UPDATE, Egress, TraceShape
+from fastgeom.run_attributes import run_attributes
+from fastgeom.schedules import Schedule, every
+from fastgeom.step_statistics import StepStatistics, late_lags, late_update, present, recorded_values, step_statistics
+from fastgeom.validation import (
     checked_callable,
     checked_lags,
     checked_max_norm,
@@ -22,15 +35,6 @@ from fastgeom.arguments import (
     checked_step,
     checked_window,
 )
-from fastgeom.egress import LAGS, UPDATE, Egress, TraceShape
-from fastgeom.engines import LateLags, select_engine
-from fastgeom.history import Exact, Sketch, choose_history, make_window
-from fastgeom.layout import Grouping, Layout, TensorReader
-from fastgeom.provenance import run_attributes
-from fastgeom.schedules import Schedule, every
-from fastgeom.statistics import StepStatistics, late_lags, late_update, present, recorded_values, step_statistics
-from fastgeom.tables import capturing
-from fastgeom.transfer import wait_for
 
 __all__ = ["Probe", "StepStatistics"]
 

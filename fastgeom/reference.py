@@ -81,7 +81,10 @@ def update_moments(before: Tensors, after: Tensors, gradient: Tensors, next_grad
 
 
 def count_sketch(tensors: Tensors, buckets: int, seed: int) -> Tensor:
-    """Sum of sign × element in each bucket, (buckets,) float64, as `fastgeom.sketching` defines both for one group."""
+    """Sum of sign × element in each bucket, (buckets,) float64.
+
+    `fastgeom.layout.count_sketch` defines both, for one group.
+    """
     numels = [t.numel() for t in tensors]
     if sum(numels) <= buckets:
         return torch.cat([flat(tensors), torch.zeros(buckets - sum(numels), dtype=torch.float64)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fastgeom.arguments import integer
+from fastgeom.validation import integer
 
 Schedule = Callable[[int], bool]
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from fastgeom import ops
-from fastgeom.arguments import checked_parameters, checked_scales
-from fastgeom.engines.operators import list_dots
-from fastgeom.tables import check_measurable
+from fastgeom.engines.torch_ops import list_dots
+from fastgeom.validation import check_measurable, checked_parameters, checked_scales
 
 Closure = Callable[[], Tensor | float | None]
 

@@ -43,17 +43,27 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 
 SLOW_FILES = (
-    "codegen", "triton_engine", "gpu_script", "launching", "reproduction_figures", "reproduction_bad_input", "probe",
-    "demo", "reproduction_runs", "cpu_engine", "egress",
-)  # fmt: skip
+    "bench/test_codegen.py",
+    "engines/triton/test_engine.py",
+    "bench/test_gpu_script.py",
+    "kernels/test_launching.py",
+    "reproductions/test_figures.py",
+    "reproductions/test_bad_input.py",
+    "test_probe.py",
+    "reproductions/test_demo.py",
+    "reproductions/test_runs.py",
+    "engines/cpu/test_engine.py",
+    "recording/test_recorder.py",
+)
 """These are handed out first, so that no process is left alone with one of them in the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the slow files come first, where files are spread over processes."""
-    rank = {f"test_{name}.py": place for place, name in enumerate(SLOW_FILES)}
+    here = Path(__file__).resolve().parent
+    rank = {here / name: position for position, name in enumerate(SLOW_FILES)}
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+        items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(scope="session")

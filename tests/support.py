@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgeom.tables import DTYPES, AddressTable
+from fastgeom.layout.addresses import AddressTable
+from fastgeom.validation import DTYPES
 
 FLOOR = 64 * 2.0**-53
 """What a sum may be off by, relative to the sum of its terms' magnitudes, where torch's float64 happens to be exact.

@@ -55,7 +55,7 @@ def names_in(distribution: Path) -> set[str]:
 
 def kernel_files(sources: Path) -> set[str]:
     files = {f"fastgeom/kernels/{p.relative_to(sources / 'kernels')}" for p in (sources / "kernels").rglob("*.py")}
-    assert "fastgeom/kernels/norm.py" in files
+    assert "fastgeom/kernels/lists/norm.py" in files
     return files
 
 
@@ -147,7 +147,7 @@ def test_installed_package_is_the_wheel_s(run_outside, fresh_python, checkout):
 
 
 def test_installed_package_finds_its_kernels(run_outside, fresh_python):
-    file = run_outside("import importlib.util as i; print(i.find_spec('fastgeom.kernels.norm').origin)")
+    file = run_outside("import importlib.util as i; print(i.find_spec('fastgeom.kernels.lists.norm').origin)")
     assert Path(file).is_relative_to(Path(fresh_python).parent.parent)
 
 

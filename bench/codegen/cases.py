@@ -81,15 +81,16 @@ class Case:
 
 
 def kernel_files() -> list[str]:
-    """The names of all kernel files."""
-    return sorted(path.stem for path in (ROOT / "kernels").glob("*.py"))
+    """All kernel files, each as its path in ``kernels/`` without the suffix."""
+    folder = ROOT / "kernels"
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.py"))
 
 
 def collect(files: Sequence[str] = ()) -> list[Case]:
     """Every variant of every kernel file, or of those named."""
     cases = []
     for file in files or kernel_files():
-        module = importlib.import_module(f"fastgeom.kernels.{file}")
+        module = importlib.import_module(f"fastgeom.kernels.{file.replace('/', '.')}")
         for name, declare in vars(module).items():
             if name.endswith("_variants") and declare.__module__ == module.__name__:
                 cases += [Case(file, variant) for variant in declare()]

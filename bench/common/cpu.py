@@ -117,7 +117,7 @@ class Cpu:
 
     def launches(self, call: Work) -> int:
         """Operations of torch, and passes of our engine, in one call."""
-        from fastgeom.engines import cpu_passes
+        from fastgeom.engines.cpu import passes as cpu_passes
 
         passes, deal = [0], cpu_passes.deal
 

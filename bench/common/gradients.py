@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from bench.common.case import MIXED
-from fastgeom.layout import Layout
-from fastgeom.tables import DTYPES, AddressTable
+from fastgeom.layout.addresses import AddressTable
+from fastgeom.layout.layout import Layout
+from fastgeom.validation import DTYPES
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from bench.common.gradients import Gradients
 from bench.common.problem import Problem
 from bench.common.ways import Work
 from bench.peers.available import Missing
-from fastgeom.engines import LateLags, SketchMoments, WindowStatistics, select_engine
-from fastgeom.engines.cpu_deferred import CpuDeferredWindow
-from fastgeom.engines.cpu_window import CpuWindow
-from fastgeom.layout import TensorReader
+from fastgeom.engines.cpu.deferred_window import CpuDeferredWindow
+from fastgeom.engines.cpu.window import CpuWindow
+from fastgeom.engines.results import LateLags, SketchMoments, WindowStatistics
+from fastgeom.engines.select import select_engine
+from fastgeom.layout.reader import TensorReader
 
 ROUNDING, CPU_ROUNDING = 1e-6, 1e-12
 """What a sum may be off by, relative to the product of the norms: short float32 sums folded into float64; on a CPU all

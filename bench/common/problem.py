@@ -11,14 +11,14 @@ from bench.common.case import CLIP, DEFERRED, DOT, NORM, SKETCH, SKETCH_STEP, ST
 from bench.common.device import Device
 from bench.common.gradients import Gradients, fill
 from bench.common.shapes import numels
-from fastgeom.kernels.dots import dot_bytes
-from fastgeom.kernels.gram import gram_bytes
-from fastgeom.kernels.norm import norm_bytes
-from fastgeom.kernels.sketch import sketch_bytes
-from fastgeom.kernels.sketch_ring import ring_bytes
-from fastgeom.kernels.update import update_bytes
-from fastgeom.kernels.window import window_bytes
-from fastgeom.sketching import SketchPlan
+from fastgeom.kernels.lists.dots import dot_bytes
+from fastgeom.kernels.lists.norm import norm_bytes
+from fastgeom.kernels.sketch.compare_and_store import ring_bytes
+from fastgeom.kernels.sketch.sketch import sketch_bytes
+from fastgeom.kernels.window.gram import gram_bytes
+from fastgeom.kernels.window.update import update_bytes
+from fastgeom.kernels.window.window import window_bytes
+from fastgeom.layout.count_sketch import SketchPlan
 
 
 class Problem:

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 NEEDED = ("torch", "triton", "numpy", "numba", "h5py", "pytest", "pytest_benchmark")
 
 VALUE_TESTS = (
-    "tests/test_kernels_*.py", "tests/test_triton_engine.py", "tests/test_egress_device.py", "tests/test_sketch*.py"
+    "tests/kernels/*/test_*.py", "tests/engines/triton/test_engine.py", "tests/recording/test_device_copy.py",
+    "tests/history/test_sketch*.py", "tests/layout/test_count_sketch.py",
 )  # fmt: skip
 NATIVE_TESTS = ("bench/gpu/native_*.py",)
 DRY_TESTS = ("tests/test_schedules.py",)

@@ -8,7 +8,7 @@ import fastgeom
 from bench.common import truth
 from bench.common.device import Device
 from bench.common.gradients import fill
-from fastgeom.sketching import SketchPlan
+from fastgeom.layout.count_sketch import SketchPlan
 
 ROUNDING = 1e-7
 """Relative to the product of the norms."""

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import h5py
 import numpy as np
 
-from fastgeom import __version__
+from fastgeom._version import __version__
 from fastgeom.schema import SCHEMA_VERSION
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 GENERATION = 2
 """Counted up when a change of the training code, or of a default below, changes numbers: kept runs of before are then
-made again. Nothing else tells them apart; ``tests/test_reproduction_runs.py`` turns red where it was forgotten, for the
-small networks on the 8x8 digits."""
+made again. Nothing else tells them apart; ``tests/reproductions/test_runs.py`` turns red where it was forgotten, for
+the small networks on the 8x8 digits."""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ class Mutant:
 
 
 CPU_LOOPS, CPU_LINES, CPU_MEMORY = (
-    "fastgeom/engines/cpu_loops.py",
-    "fastgeom/engines/cpu_lines.py",
-    "fastgeom/engines/cpu_memory.py",
+    "fastgeom/engines/cpu/loops/window.py",
+    "fastgeom/engines/cpu/loops/simd.py",
+    "fastgeom/engines/cpu/loops/memory.py",
 )
-CPU_TESTS = "tests/test_cpu_engine.py"
-CODEGEN_TESTS = "tests/test_codegen.py"
+CPU_TESTS = "tests/engines/cpu/test_engine.py"
+CODEGEN_TESTS = "tests/bench/test_codegen.py"
 
 CPU = (
     Mutant(
@@ -119,10 +119,10 @@ CPU = (
 
 LOADS, NORM, DOTS, SCALE, LIST_TESTS = (
     "kernels/loads.py",
-    "kernels/norm.py",
-    "kernels/dots.py",
-    "kernels/scale.py",
-    "tests/test_kernels_lists.py",
+    "kernels/lists/norm.py",
+    "kernels/lists/dots.py",
+    "kernels/lists/scale.py",
+    "tests/kernels/lists/test_lists.py",
 )
 LISTS = (
     Mutant(
@@ -131,7 +131,7 @@ LISTS = (
         "return tl.multiple_of(address.to(tl.pointer_type(WORD)), 16)",
         "return address.to(tl.pointer_type(WORD))",
         CODEGEN_TESTS,
-        "norm-norm-bfloat16-sm_90",
+        "lists/norm-norm-bfloat16-sm_90",
     ),
     Mutant(
         "loads: no alignment hint on elements",
@@ -140,7 +140,7 @@ LISTS = (
         "    return tl.multiple_of(pointer + start, 16)",
         "return address.to(tl.pointer_type(element_type(CODE))) + start",
         CODEGEN_TESTS,
-        "scale-scale-bfloat16-sm_90",
+        "lists/scale-scale-bfloat16-sm_90",
     ),
     Mutant(
         "loads: the upper half of a word loses its sign",
@@ -196,7 +196,7 @@ LISTS = (
         "tl.store(out_ptr + unit, total)",
         "tl.atomic_add(out_ptr + unit, total)",
         CODEGEN_TESTS,
-        "norm-norm-bfloat16-sum-sm_90",
+        "lists/norm-norm-bfloat16-sum-sm_90",
     ),
     Mutant(
         "norm: the last unit is not launched",
@@ -220,7 +220,7 @@ LISTS = (
         "_scale_elements(aligned_pointer(body, 0, CODE) + lanes, None,",
         "_scale_elements(aligned_pointer(body, 0, CODE) + lanes, lanes < length,",
         CODEGEN_TESTS,
-        "scale-scale-bfloat16-sm_90",
+        "lists/scale-scale-bfloat16-sm_90",
     ),
     Mutant(
         "scale: the last elements are scaled twice",
@@ -232,7 +232,7 @@ LISTS = (
     ),
 )
 
-WINDOW, WINDOW_TESTS = "kernels/window.py", "tests/test_kernels_window.py"
+WINDOW, WINDOW_TESTS = "kernels/window/window.py", "tests/kernels/window/test_window.py"
 WINDOWS = (
     Mutant(
         "window: slots in the opposite order",
@@ -298,7 +298,7 @@ WINDOWS = (
         "            row += row_bytes\n",
         "            row += row_bytes\n            tl.debug_barrier()\n",
         CODEGEN_TESTS,
-        "window-bfloat16-fast-sm_90",
+        "window/window-bfloat16-fast-sm_90",
     ),
     Mutant(
         "window: too few registers",
@@ -306,12 +306,12 @@ WINDOWS = (
         '"maxnreg": _max_registers(ring, wide)',
         '"maxnreg": _max_registers(ring, wide) - 96',
         CODEGEN_TESTS,
-        "window-bfloat16-fast-sm_90",
+        "window/window-bfloat16-fast-sm_90",
     ),
 )
 
-UPDATE, UPDATE_TESTS = "kernels/update.py", "tests/test_kernels_update.py"
-GRAM, GRAM_TESTS = "kernels/gram.py", "tests/test_kernels_gram.py"
+UPDATE, UPDATE_TESTS = "kernels/window/update.py", "tests/kernels/window/test_update.py"
+GRAM, GRAM_TESTS = "kernels/window/gram.py", "tests/kernels/window/test_gram.py"
 OTHERS = (
     Mutant(
         "update: the snapshot is renewed before it is read",
@@ -356,15 +356,18 @@ OTHERS = (
 )
 
 SKETCH, SKETCH_QUADS, SKETCH_PIECES, SKETCH_RING = (
-    "kernels/sketch.py",
-    "kernels/sketch_quads.py",
-    "kernels/sketch_pieces.py",
-    "kernels/sketch_ring.py",
+    "kernels/sketch/sketch.py",
+    "kernels/sketch/accumulate.py",
+    "kernels/sketch/block_io.py",
+    "kernels/sketch/compare_and_store.py",
 )
-SKETCH_TESTS, SKETCH_RING_TESTS = "tests/test_kernels_sketch.py", "tests/test_kernels_sketch_ring.py"
+SKETCH_TESTS, SKETCH_RING_TESTS = (
+    "tests/kernels/sketch/test_sketch.py",
+    "tests/kernels/sketch/test_compare_and_store.py",
+)
 SKETCHES = (
     Mutant(
-        "sketch_quads: lower halves keep their sign",
+        "accumulate: lower halves keep their sign",
         SKETCH_QUADS,
         "sign & _BOTH_SIGNS",
         "sign & _SIGN",
@@ -380,7 +383,7 @@ SKETCHES = (
         "sums_of_whole_numbers_are_those and bfloat16",
     ),
     Mutant(
-        "sketch_quads: a tensor's last block is taken for a whole one",
+        "accumulate: a tensor's last block is taken for a whole one",
         SKETCH_QUADS,
         "32 * j + 32 < tensor[1]",
         "32 * j + 32 <= tensor[1]",
@@ -388,23 +391,23 @@ SKETCHES = (
         "sums_of_whole_numbers_are_those and bfloat16",
     ),
     Mutant(
-        "sketch_pieces: no alignment hint",
+        "block_io: no alignment hint",
         SKETCH_PIECES,
         "return tl.multiple_of(tl.max_contiguous(pointers, [1, 4]), [16, 16])",
         "return pointers",
         CODEGEN_TESTS,
-        "sketch-sketch-bfloat16-sm_90",
+        "sketch/sketch-sketch-bfloat16-sm_90",
     ),
     Mutant(
-        "cpu_sketch_loops: the oldest sketch is overwritten before it is read",
-        "fastgeom/engines/cpu_sketch_loops.py",
+        "cpu: the oldest sketch is overwritten before it is read",
+        "fastgeom/engines/cpu/loops/sketch.py",
         "    count, offset = rows.shape[0], place * 4\n",
         "    count, offset = rows.shape[0], place * 4\n    _write(x, store, place, _FLOAT32)\n",
-        "tests/test_sketch_window.py",
+        "tests/history/test_sketched_window.py",
         "kept_one_by_one and 3",
     ),
     Mutant(
-        "sketch_ring: the newest is overwritten instead of the oldest",
+        "compare_and_store: the newest is overwritten instead of the oldest",
         SKETCH_RING,
         "target = tl.where(head + 1 < slots, head + 1, 0)",
         "target = head",
@@ -412,7 +415,7 @@ SKETCHES = (
         "meets_every_slot and 5-2-alone",
     ),
     Mutant(
-        "sketch_ring: differences from the oldest",
+        "compare_and_store: differences from the oldest",
         SKETCH_RING,
         "previous = _load(ring_ptr + head * stride",
         "previous = _load(ring_ptr + (head + 1) % slots * stride",
@@ -420,7 +423,7 @@ SKETCHES = (
         "meets_every_slot and 5-2-alone",
     ),
     Mutant(
-        "sketch_ring: the last four buckets are left out",
+        "compare_and_store: the last four buckets are left out",
         SKETCH_RING,
         "inside = lanes // 4 * 4 < length",
         "inside = lanes // 4 * 4 < length - 4",
@@ -428,7 +431,7 @@ SKETCHES = (
         "meets_every_slot and 5-2-alone",
     ),
     Mutant(
-        "sketch_ring: a skipped step is stored",
+        "compare_and_store: a skipped step is stored",
         SKETCH_RING,
         "stored = tl.load(skip_ptr) == 0",
         "stored = tl.load(skip_ptr) != 2",
@@ -437,27 +440,32 @@ SKETCHES = (
     ),
 )
 
-FINISH, TABLES, ENGINE_TESTS = "kernels/finish.py", "fastgeom/engines/triton_tables.py", "tests/test_triton_engine.py"
+FINALIZE, REDUCE, TABLES, ENGINE_TESTS = (
+    "kernels/finalize.py",
+    "kernels/reduce.py",
+    "fastgeom/engines/triton/tables.py",
+    "tests/engines/triton/test_engine.py",
+)
 ENGINE = (
     Mutant(
-        "finish: lags in the opposite order",
-        FINISH,
+        "finalize: lags in the opposite order",
+        FINALIZE,
         "lag_ptr = out_ptr + _SUMS + lag - 1",
         "lag_ptr = out_ptr + _SUMS + window - lag",
         ENGINE_TESTS,
         "missing_gradients_gaps",
     ),
     Mutant(
-        "finish: the last row of a segment is left out",
-        FINISH,
+        "reduce: the last row of a segment is left out",
+        REDUCE,
         "(rows < end)[:, None]",
         "(rows < end - 1)[:, None]",
         ENGINE_TESTS,
         "more_partial_sums_than_one_segment",
     ),
     Mutant(
-        "finish: a gap counts as one step",
-        FINISH,
+        "finalize: a gap counts as one step",
+        FINALIZE,
         "adjacent = tl.load(slot_step_ptr + head) == step - 1",
         "adjacent = tl.load(slot_step_ptr + head) < step",
         ENGINE_TESTS,

@@ -13,7 +13,7 @@ from tests.mutation.mutants import MUTANTS, Mutant
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_every_mutant_changes_one_place_and_names_tests_that_exist(checkout: Path, mutant: Mutant):
     assert (checkout / mutant.file).read_text().count(mutant.old) == 1 and mutant.new != mutant.old
-    if mutant.tests == "tests/test_codegen.py":
+    if mutant.tests == "tests/bench/test_codegen.py":
         assert mutant.only in {f"{case.file}-{case.name}-sm_90" for case in collect()}
     else:
         tests = (checkout / mutant.tests).read_text()

@@ -1,0 +1,1 @@
+"""The CPU engine: compiled loops over tensors in CPU memory, on several threads."""

@@ -1,0 +1,1 @@
+"""The Triton engine: launches of `fastgeom.kernels` over tensors on a GPU."""

@@ -1,0 +1,136 @@
+"""The Triton engine's deferred window: gradients are stored as they come, their lags are taken B steps at a time.
+
+Every step has a slot of the ring, a skipped one too, so that the host knows which step is where without asking; a
+skipped step is marked on the device and no lag reaches it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgeom.engines.results import LateLags, WindowStatistics
+from fastgeom.engines.triton.capture import capturing
+from fastgeom.engines.triton.device import TritonDevice
+from fastgeom.engines.triton.layer_sums import LayerSums
+from fastgeom.engines.triton.tables import Rows, to_device
+from fastgeom.engines.triton.window import TritonWindow, reciprocal
+from fastgeom.kernels.finalize import NEVER, launch_gram_finish
+from fastgeom.kernels.window.gram import GRAM_ELEMENTS, MAX_SLOTS, launch_gram, max_block
+from fastgeom.kernels.window.window import launch_window, window_columns
+from fastgeom.layout.addresses import AddressTable
+from fastgeom.layout.chunks import chunk_table
+from fastgeom.layout.layout import Layout
+from fastgeom.validation import DTYPES, check_deferrable
+
+
+class TritonDeferredWindow(TritonWindow):
+    """The last gradients, and the lags of ``defer`` of them at a time; see `Window`.
+
+    Memory: (window + defer) × gradient bytes, and what `TritonWindow` takes besides.
+
+    Args:
+        layout, engine, window, track_updates: as for `TritonWindow`.
+        defer: B, how many steps share a pass.
+
+    Raises:
+        ValueError: window + defer rows are more than one pass can take.
+    """
+
+    def __init__(
+        self, layout: Layout, engine: TritonDevice, window: int, *, defer: int, track_updates: bool = False
+    ) -> None:
+        if window + defer > MAX_SLOTS:
+            raise ValueError(
+                f"history defer: expected window + defer of at most {MAX_SLOTS} on a GPU, got {window} + {defer}"
+            )
+        super().__init__(layout, engine, window, track_updates=track_updates, slots=window + defer)
+        self._defer = defer
+        self._slot_known = torch.full((window + defer,), NEVER, dtype=torch.int64, device=engine.device)
+        self._pending: list[int] = []
+
+    def fit(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
+        """See `Window.fit`.
+
+        Raises:
+            RuntimeError: a CUDA graph is being captured, whose replays would not take the lags.
+        """
+        if capturing(self._engine.device):
+            raise RuntimeError("Probe.step: expected history=Exact() or Sketch() in a CUDA graph, got a deferred one")
+        super().fit(gradient, parameter)
+
+    def measure(
+        self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
+    ) -> WindowStatistics:
+        """See `Window.measure`."""
+        del gradient
+        n_columns, skip = window_columns(0), None if found_inf is None else found_inf.reshape(()).float()
+        with self._engine.current():
+            for launch in self._rings.launches:
+                launch_window(
+                    launch.table, len(launch.units), launch.ring.memory, 0, self._slots, self._history.state,
+                    self._partial(launch, n_columns), small=launch.small, wide=launch.ring.wide, previous=False,
+                    scale=reciprocal(grad_scale),
+                )  # fmt: skip
+            totals = self._sums.totals(n_columns, max_column=n_columns - 5)
+            found = self._history.finish(totals, step, window=0, skip=skip, known=self._slot_known)
+        self._pending.append(step)
+        late = self.finish() if len(self._pending) == self._defer else ()
+        return WindowStatistics(
+            found.grad_sq, found.grad_norm, found.absmax, found.nonfinite, None, None, None, None, late=late
+        )
+
+    def finish(self) -> tuple[LateLags, ...]:
+        """The lags of all steps since the last pass."""
+        steps, self._pending = self._pending, []
+        if not steps:
+            return ()
+        late = []
+        # Cloned, so that each row leaves the device in one copy, and not with those of all others.
+        for step, found in zip(reversed(steps), self._lags(len(steps)).unbind(), strict=True):
+            diff_sq, sum_sq, *_ = (own := found.clone()).unbind(1)
+            lag_dot, lag_cosine = torch.split(own[:, 2:], self._window, dim=1)
+            late.append(LateLags(step, lag_dot, lag_cosine, diff_sq, sum_sq))
+        return tuple(reversed(late))
+
+    def _lags(self, block: int) -> Tensor:
+        """(block, layer + 1, 2 + 2 window) of the newest steps, by age: see ``launch_gram_finish``."""
+        n_layers, n_columns, history = len(self._layout.layers) + 1, self._slots + 2, self._history
+        width, lags = block * n_columns, (block, n_layers, 2 + 2 * self._window)
+        out = torch.full(lags, torch.nan, dtype=torch.float64, device=self._engine.device)
+        with self._engine.current():
+            for matrix, (ring, table) in enumerate(self._passes):
+                rows = self._gram_sums.rows(matrix, width)
+                partials = rows.view(-1, block, n_columns)
+                launch_gram(table, len(rows), ring, self._slots, block, history.state, partials)
+            totals = self._gram_sums.totals(width)
+            launch_gram_finish(
+                totals.view(n_layers, block, n_columns), history.state, history.step, self._slot_known, history.norm,
+                out, window=self._window,
+            )  # fmt: skip
+        return out
+
+    def _known_steps(self) -> Tensor:
+        return self._slot_known
+
+    def _allocate(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
+        check_deferrable(self._layout.names, gradient.code)
+        for code in np.unique(gradient.code):
+            if self._defer > max_block(DTYPES[code].itemsize):
+                raise ValueError(
+                    f"history defer: expected at most {max_block(DTYPES[code].itemsize)} for {DTYPES[code]} gradients "
+                    f"on a GPU, got {self._defer}"
+                )
+        super()._allocate(gradient, parameter)
+        self._passes, runs = [], []
+        for ring in self._rings.rings:
+            present, first = np.unique(ring.layer, return_index=True)
+            cut = chunk_table(np.add.reduceat(ring.padded, first), GRAM_ELEMENTS)
+            begin = (np.cumsum(ring.padded) - ring.padded)[first]
+            table = np.stack([begin[cut.tensor] + cut.start, cut.length])
+            self._passes.append((ring.memory, to_device(table, self._engine.device)))
+            runs.append([Rows(0, 1, present[cut.tensor])])
+        n_columns = self._defer * (self._slots + 2)
+        self._gram_sums = LayerSums(runs, len(self._layout.layers), n_columns, self._engine.device)
+        self._lags(self._defer)  # nothing yet, but compiled now, and not in the middle of a run

@@ -1,0 +1,156 @@
+"""The Triton engine's window: the last gradients in device memory, and the parameters of the step before.
+
+The head of the ring and the steps of its slots live on the device, so that a captured graph can be replayed; the host
+knows the step numbers only to say how many passed since the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgeom.engines.dtypes import kept_dtypes
+from fastgeom.engines.results import LateLags, UpdateMoments, WindowStatistics
+from fastgeom.engines.triton.capture import capturing
+from fastgeom.engines.triton.device import TritonDevice
+from fastgeom.engines.triton.layer_sums import LayerSums
+from fastgeom.engines.triton.ring import Launch, Rings
+from fastgeom.engines.triton.ring_index import Slots
+from fastgeom.kernels.finalize import launch_update_finish
+from fastgeom.kernels.window.update import UPDATE_COLUMNS, launch_update
+from fastgeom.kernels.window.window import launch_window, window_columns
+from fastgeom.layout.addresses import AddressTable
+from fastgeom.layout.chunks import Ints
+from fastgeom.layout.layout import Layout
+from fastgeom.validation import DTYPES, check_dtypes
+
+
+class TritonWindow:
+    """The last ``window`` gradients, and the statistics of a new one against them; see `Window`.
+
+    Memory is taken at the first step: window × gradient bytes, each tensor padded to 1 KB a row; one gradient more
+    where the ring has less precision than the gradient; the parameters once with ``track_updates``; partial sums, less
+    than 1 % of the ring for a bfloat16 window of 16.
+
+    Args:
+        layout: the measured tensors.
+        engine: computes on them.
+        window: how many gradients to keep.
+        dtype: what to keep them in, where that is less than their own; ``None`` for their own.
+        track_updates: whether `measure_update` will be called.
+        slots: rows of the ring; ``window`` unless lags are taken later.
+    """
+
+    def __init__(
+        self, layout: Layout, engine: TritonDevice, window: int, *, dtype: torch.dtype | None = None,
+        track_updates: bool = False, slots: int | None = None,
+    ) -> None:  # fmt: skip
+        self._layout, self._engine, self._window, self._dtype = layout, engine, window, dtype
+        self._slots = slots = slots or window
+        self._track_updates = track_updates
+        self._gradient_code: np.ndarray[tuple[int], np.dtype[np.int8]] | None = None
+        self._parameter_code: np.ndarray[tuple[int], np.dtype[np.int8]] | None = None
+        self._located: Ints = np.zeros(0, np.int64)
+        self._captured = False
+        self._history = Slots(len(layout.layers) + 1, slots, engine.device)
+
+    def fit(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
+        """See `Window.fit`."""
+        if self._gradient_code is None:
+            if capturing(self._engine.device):
+                raise RuntimeError("Probe.step: expected a measured step before a CUDA graph is captured, got none")
+            self._allocate(gradient, parameter)
+            self._gradient_code = gradient.code
+            self._parameter_code = None if parameter is None else parameter.code
+        check_dtypes(self._layout.names, "gradient of ", self._gradient_code, gradient.code, gradient.address)
+        if self._parameter_code is not None and parameter is not None:
+            check_dtypes(self._layout.names, "parameter ", self._parameter_code, parameter.code, parameter.address)
+        # A tensor that is absent is of the dtype that its kind had at first, which its kept copy has too.
+        gradient = replace(gradient, code=np.where(gradient.address == 0, self._gradient_code, gradient.code))
+        now = np.concatenate([gradient.address, *([] if parameter is None else [parameter.address])])
+        self._captured = self._captured or capturing(self._engine.device)
+        if self._captured or not np.array_equal(now, self._located):
+            for launch in self._rings.launches:
+                launch.locate(gradient, parameter)
+            self._located = now
+
+    def measure_update(
+        self, parameter: AddressTable, gradient: AddressTable, step: int, *, grad_scale: Tensor | None = None
+    ) -> UpdateMoments:
+        """See `Window.measure_update`; `fit` has told the device where the tensors lie."""
+        del parameter, gradient
+        scale, history = reciprocal(grad_scale), self._history
+        with self._engine.current():
+            for launch in self._rings.launches:
+                launch_update(
+                    launch.table, len(launch.units), launch.ring.memory, history.state,
+                    self._partial(launch, UPDATE_COLUMNS), small=launch.small, wide=launch.ring.wide,
+                    keep=launch.keep, scale=scale,
+                )  # fmt: skip
+            totals = self._sums.totals(UPDATE_COLUMNS)
+            out = torch.empty_like(totals)
+            launch_update_finish(totals, history.state, self._known_steps(), out, advance=step - history.last_step)
+        return UpdateMoments(*out.unbind(1))
+
+    def measure(
+        self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
+    ) -> WindowStatistics:
+        """See `Window.measure`; `fit` has told the device where the tensors lie."""
+        del gradient
+        window, skip = self._window, None if found_inf is None else found_inf.reshape(()).float()
+        n_columns = window_columns(window)
+        with self._engine.current():
+            for launch in self._rings.launches:
+                launch_window(
+                    launch.table, len(launch.units), launch.ring.memory, window, window, self._history.state,
+                    self._partial(launch, n_columns), small=launch.small, wide=launch.ring.wide, keep=launch.keep,
+                    scale=reciprocal(grad_scale), skip=skip,
+                )  # fmt: skip
+            totals = self._sums.totals(n_columns, max_column=n_columns - 5)
+            found = self._history.finish(totals, step, window=window, skip=skip)
+        return WindowStatistics(
+            found.grad_sq, found.grad_norm, found.absmax, found.nonfinite, found.lag_dot, found.lag_cosine,
+            found.diff_sq, found.sum_sq,
+        )  # fmt: skip
+
+    def step_on_device(self) -> Tensor:
+        """The step last measured, as the device counts it."""
+        return self._history.state[1].clone()
+
+    def resume(self, step: int) -> None:
+        """Go on after a step that the device has counted without the host."""
+        self._history.last_step = step
+
+    def finish(self) -> tuple[LateLags, ...]:
+        """Nothing is deferred."""
+        return ()
+
+    def _known_steps(self) -> Tensor:
+        """(slot,) the step of the gradient in each, NEVER where there is none that counts."""
+        return self._history.step
+
+    def _partial(self, launch: Launch, n_columns: int) -> Tensor:
+        """The rows of partial sums that a launch writes."""
+        return self._sums.rows(launch.ring.wide, n_columns)[launch.rows.first : launch.rows.end]
+
+    def _allocate(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
+        """Take the memory, and lay out the launches."""
+        own = [DTYPES[c] for c in gradient.code]
+        kept = kept_dtypes(self._layout.names, own, self._dtype)
+        self._rings = Rings(self._layout, self._engine, self._slots, kept, gradient=gradient, parameter=parameter)
+        launches = self._rings.launches
+        self._sums = LayerSums(
+            [[launch.rows for launch in launches if launch.ring.wide == wide] for wide in (False, True)],
+            len(self._layout.layers),
+            max(window_columns(self._window), UPDATE_COLUMNS),
+            self._engine.device,
+            (torch.float32, torch.float64),
+        )
+
+
+def reciprocal(grad_scale: Tensor | None) -> Tensor | None:
+    """What a scaled gradient is multiplied by."""
+    return None if grad_scale is None else grad_scale.reshape(()).double().reciprocal()

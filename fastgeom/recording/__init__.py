@@ -1,0 +1,1 @@
+"""From device to file: rows are copied asynchronously, wait for late fields, and are written by a thread."""

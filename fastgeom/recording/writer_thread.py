@@ -1,0 +1,93 @@
+"""The writer thread: rows go in, a trace file comes out, and whatever the disk does, the run goes on."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from fastgeom.recording.pending_rows import Row, TraceShape
+from fastgeom.schema import LAYER_PREFIX
+from fastgeom.trace.writer import TraceWriter
+
+logger = logging.getLogger("fastgeom")
+
+
+def start_writing(
+    writer: TraceWriter,
+    rows: queue.Queue[Row | None],
+    shape: TraceShape,
+    *,
+    scalars: tuple[str, ...],
+    attributes: Mapping[str, str | int | float],
+) -> threading.Thread:
+    """A thread that writes rows as they come, until ``None`` does.
+
+    Args:
+        writer: of the file, which is created now.
+        rows: where they come from.
+        shape, scalars: what they look like.
+        attributes: written to the file.
+    """
+    thread = threading.Thread(
+        target=_write_rows, args=(writer, rows, shape, scalars, attributes), name="fastgeom-trace", daemon=True
+    )
+    thread.start()
+    return thread
+
+
+def _write_rows(
+    writer: TraceWriter,
+    rows: queue.Queue[Row | None],
+    shape: TraceShape,
+    scalars: tuple[str, ...],
+    attributes: Mapping[str, str | int | float],
+) -> None:
+    """The writer thread: from the queue to the file, until ``None`` comes; never raises."""
+    report = _Report(writer, shape.layers)
+    report.guard(lambda: writer.create(shape.fields(scalars), shape.coordinates(), attributes))
+    while (row := rows.get()) is not None:
+        report.guard(partial(report.nonfinite, row))
+        failure = report.guard(partial(writer.append, row))
+        if failure is not None and not isinstance(failure, OSError):
+            writer.count_dropped()  # where the disk refuses, the writer counts by itself
+        rows.task_done()
+    report.guard(writer.close)
+    if writer.rows_dropped:
+        logger.warning("%s: %d rows were dropped", writer.path, writer.rows_dropped)
+    rows.task_done()
+
+
+class _Report:
+    """What the writer thread has to say, each thing once."""
+
+    def __init__(self, writer: TraceWriter, layers: Sequence[str]) -> None:
+        self._writer, self._layers = writer, layers
+        self._failed = self._named = False
+
+    def guard(self, action: Callable[[], None]) -> Exception | None:
+        """Do it; return what went wrong, which is said once."""
+        try:
+            action()
+        except Exception as error:
+            if not self._failed:
+                logger.warning("the trace is incomplete, the run goes on: %s", error)
+            self._failed = True
+            return error
+        return None
+
+    def nonfinite(self, row: Row) -> None:
+        """Name the first layer of the run whose gradient has an inf or a NaN."""
+        if self._named or not row["nonfinite"]:
+            return
+        self._named = True
+        counts = np.asarray(row[f"{LAYER_PREFIX}nonfinite"])
+        first = int(np.flatnonzero(counts)[0])
+        logger.warning(
+            "step %s: %s inf or NaN in the gradient, the first in layer %r (%d); later steps are counted in the trace",
+            row["step"], row["nonfinite"], self._layers[first], counts[first],
+        )  # fmt: skip

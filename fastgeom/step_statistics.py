@@ -1,0 +1,100 @@
+"""`StepStatistics`: what one call of ``Probe.step`` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fastgeom.engines.results import LateLags, UpdateMoments, WindowStatistics
+from fastgeom.schema import ERROR_FIELDS, GRADIENT_FIELDS, LAYER_PREFIX, UPDATE_ERROR_FIELDS, UPDATE_FIELDS
+
+
+@dataclass(frozen=True)
+class StepStatistics:
+    """The statistics of one step, as tensors on the device, each step's its own; names and formulas are the schema's.
+
+    Shapes: () overall and (layer,) with the prefix ``layer_``; the lags add an axis (window,), lag k at index k - 1.
+    float64, but ``nonfinite``, which is int64. NaN stands where a past step was not measured. ``None`` stands for what
+    is not measured at all, and for what completes later and only the trace will have: ``update_sq``,
+    ``grad_dot_update`` and ``next_grad_dot_update``, and with a deferred window all that takes past gradients.
+    """
+
+    step: int
+    grad_sq: Tensor
+    grad_norm: Tensor
+    grad_absmax: Tensor
+    nonfinite: Tensor
+    lag_dot: Tensor | None
+    lag_cosine: Tensor | None
+    diff_sq: Tensor | None
+    sum_sq: Tensor | None
+    layer_grad_sq: Tensor
+    layer_grad_norm: Tensor
+    layer_grad_absmax: Tensor
+    layer_nonfinite: Tensor
+    layer_lag_dot: Tensor | None
+    layer_lag_cosine: Tensor | None
+    layer_diff_sq: Tensor | None
+    layer_sum_sq: Tensor | None
+    lag_dot_error: Tensor | None = None
+    diff_sq_error: Tensor | None = None
+    sum_sq_error: Tensor | None = None
+    layer_lag_dot_error: Tensor | None = None
+    layer_diff_sq_error: Tensor | None = None
+    layer_sum_sq_error: Tensor | None = None
+    sketch: Tensor | None = None
+    param_sq: Tensor | None = None
+    layer_param_sq: Tensor | None = None
+    clip_coefficient: Tensor | None = None
+    update_sq: None = None
+    layer_update_sq: None = None
+    grad_dot_update: None = None
+    layer_grad_dot_update: None = None
+    next_grad_dot_update: None = None
+    layer_next_grad_dot_update: None = None
+
+
+_BY_LAYER = [f.name for f in (*GRADIENT_FIELDS, *ERROR_FIELDS)]
+
+
+def step_statistics(
+    step: int, window: WindowStatistics, *, param_sq: Tensor | None, clip_coefficient: Tensor | None
+) -> StepStatistics:
+    """Split the statistics over (layer + 1) into overall and per layer."""
+    names = (*_BY_LAYER, "grad_norm", "lag_cosine")
+    measured = {name: getattr(window, name) for name in names} | {"param_sq": param_sq}
+    split: dict[str, Any] = split_by_layer(measured)
+    return StepStatistics(step=step, **split, sketch=window.sketch, clip_coefficient=clip_coefficient)
+
+
+def recorded_values(statistics: StepStatistics) -> dict[str, Tensor | int]:
+    """What of these statistics goes to a trace at once, by field name."""
+    names = [*_BY_LAYER, "param_sq"]
+    names += [LAYER_PREFIX + name for name in names] + ["clip_coefficient", "sketch"]
+    return {"step": statistics.step} | present({name: getattr(statistics, name) for name in names})
+
+
+def late_lags(late: LateLags) -> dict[str, Tensor]:
+    """What a deferred window has found, by field name."""
+    names = ("lag_dot", "diff_sq", "sum_sq")
+    return present(split_by_layer({name: getattr(late, name) for name in names}))
+
+
+def late_update(update: UpdateMoments) -> dict[str, Tensor]:
+    """What is known of the last step's update, by field name."""
+    names = [f.name for f in (*UPDATE_FIELDS, *UPDATE_ERROR_FIELDS) if f.late]
+    return present(split_by_layer({name: getattr(update, name) for name in names}))
+
+
+def split_by_layer(values: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """Values over (layer + 1, ...) as one over all, and one by layer under the prefix."""
+    overall = {name: None if value is None else value[-1] for name, value in values.items()}
+    return overall | {LAYER_PREFIX + name: None if value is None else value[:-1] for name, value in values.items()}
+
+
+def present(values: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    """Those that are there."""
+    return {name: value for name, value in values.items() if value is not None}

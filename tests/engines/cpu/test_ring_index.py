@@ -1,0 +1,63 @@
+"""Which step each row of a ring holds, counted by hand."""
+
+import pytest
+import torch
+
+from fastgeom.engines.cpu.ring_index import Slots
+from tests.support import assert_same_bits
+
+
+def held(*steps, count=3, window=3):
+    """Slots after these steps, each with its own number as the norm."""
+    slots = Slots(count, window, (1,))
+    for step in steps:
+        slots.take()
+        slots.hold(step, torch.tensor([0.0 if step is None else step]))
+    return slots
+
+
+@pytest.mark.parametrize(
+    ("steps", "now", "lags"),
+    [
+        ((), 0, []),
+        ((0,), 1, [1]),
+        ((0, 1), 2, [1, 2]),
+        ((0, 1, 2, 3), 4, [1, 2, 3]),
+        ((0, 1, 2, 3), 5, [2, 3]),
+        ((0, 2, 5), 6, [1]),
+        ((0, 2, 5), 8, [3]),
+        ((0, 1, 2), 9, []),
+        ((0, None, 2), 3, [1, 3]),
+        ((0, 1, None), 3, [2, 3]),
+    ],
+)
+def test_lags_are_steps_within_the_window_the_nearest_first(steps, now, lags) -> None:
+    found = held(*steps).lags(now)
+    assert found.lags == lags
+    assert_same_bits(found.norms, torch.tensor([[float(now - lag) for lag in lags]], dtype=torch.float64))
+    assert (found.previous is None) == (lags[:1] != [1])
+
+
+def test_a_ring_longer_than_the_window_knows_lags_of_earlier_steps_too() -> None:
+    slots = held(0, 1, 2, 3, 4, count=5, window=2)
+    assert [slots.lags(step).lags for step in range(7)] == [[], [1], [1, 2], [1, 2], [1, 2], [1, 2], [2]]
+
+
+def test_slots_are_taken_in_turn_and_what_is_taken_is_forgotten_until_it_is_held() -> None:
+    slots = held(0, 1, 2)
+    first = slots.lags(3).slots[-1]
+    assert slots.take() == first
+    assert slots.lags(3).lags == [1, 2]
+    assert slots.take() == first, "a pass that failed is done again"
+    slots.hold(3, torch.ones(1))
+    assert slots.lags(4).lags == [1, 2, 3] and slots.lags(4).previous == first
+    assert len({slot for slot in slots.lags(4).slots}) == 3
+
+
+def test_values_are_spread_over_the_window_with_nan_between() -> None:
+    nan = torch.nan
+    values = torch.arange(4.0, dtype=torch.float64).reshape(2, 2)
+    spread = held(0, 2).lags(3).spread(values)
+    assert_same_bits(spread, torch.tensor([[0, nan, 1], [2, nan, 3]], dtype=torch.float64))
+    assert held(0, 1, 2).lags(3).spread(values) is values
+    assert held().lags(0).spread(torch.empty(2, 0)).isnan().sum() == 6
