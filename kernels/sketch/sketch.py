@@ -1,6 +1,6 @@
 """The count sketch of groups of tensors, or of their updates, and exact moments from the same read.
 
-    sketch_k  =  sum over the elements of bucket k of  sign × x       which and what sign: ``fastgeom.layout.count_sketch``
+    sketch_k  =  sum over the elements of bucket k of  sign × x     which and what sign: ``fastgeom.layout.count_sketch``
     moments   =  sum x^2,  max |x| over what is not NaN,  number of inf and NaN
 
 and of an update u = x - snapshot: the sketch of u;  sum x^2,  sum u^2,  sum g u;  then snapshot <- x.

@@ -6,8 +6,8 @@ blocks of one q are added up where they lie, eight neighbours at a time in one v
 tile that is whole meets the same buckets of past sketches at once, and may then take the place of the oldest: no sketch
 is ever in memory but those that are remembered.
 
-`fastgeom.layout.count_sketch` defines buckets and signs; the sums of ``window`` and the conversions of ``memory`` do the
-rest. numba looks for changes in this file alone: after a change in those, ``make clean``.
+`fastgeom.layout.count_sketch` defines buckets and signs; the sums of ``window`` and the conversions of ``memory`` do
+the rest. numba looks for changes in this file alone: after a change in those, ``make clean``.
 """
 
 from __future__ import annotations
