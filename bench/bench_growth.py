@@ -25,8 +25,8 @@ def _over(kind: str) -> dict[int, Case]:
     return {
         "elements": {n: Case(WINDOW, n, 16, window=16) for n in (10**6, 3 * 10**6, 10**7, 3 * 10**7)},
         "window": {w: Case(WINDOW, 4_000_000, 16, window=w) for w in (1, 4, 16, 64)},
-        "tensors": {k: Case(STEP, 4_000_000, k, window=16, groups="global") for k in (1, 16, 400, 5000)},
-        "layers": {k: Case(STEP, 4_000_000, 4000, window=16, groups=f"{k} layers") for k in (1, 40, 400, 4000)},
+        "tensors": {k: Case(STEP, 4_000_000, k, window=16, layers="all") for k in (1, 16, 400, 5000)},
+        "layers": {k: Case(STEP, 4_000_000, 4000, window=16, layers=f"{k} layers") for k in (1, 40, 400, 4000)},
     }[kind]
 
 

@@ -21,7 +21,7 @@ def resident_bytes(field):
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 tensors, size, window, track = (int(a) for a in sys.argv[1:5])
-groups, folder = sys.argv[5:7]
+layers, folder = sys.argv[5:7]
 
 def run(n_tensors, n_elements, path):
     named = [(f"layer{i}.weight", torch.nn.Parameter(torch.ones(n_elements))) for i in range(n_tensors)]
@@ -31,7 +31,7 @@ def run(n_tensors, n_elements, path):
     before = resident_bytes("VmRSS")
     exact = fastgeom.Exact()
     with fastgeom.Probe(
-        named, window=window, groups=groups, track_updates=bool(track), trace=path, history=exact
+        named, window=window, layers=layers, track_updates=bool(track), trace=path, history=exact
     ) as probe:
         for step in range(window + MORE_STEPS):
             probe.step(loss=1.0)
@@ -44,14 +44,14 @@ print(run(tensors, size, folder + "/run.h5"))
 
 @pytest.mark.parametrize(
     "case",
-    [(10, 1_000_000, 16, 0, "layer"), (10, 1_000_000, 16, 1, "layer"), (2000, 1000, 16, 1, "parameter")],
+    [(10, 1_000_000, 16, 0, "module"), (10, 1_000_000, 16, 1, "module"), (2000, 1000, 16, 1, "parameter")],
     ids=["large", "large with updates", "2000 small with updates"],
 )
 def test_memory_beside_the_ring(bench: Bench, tmp_path: Path, case: tuple[int, int, int, int, str]) -> None:
-    tensors, size, window, track, groups = case
+    tensors, size, window, track, layers = case
     if not bench.device.timed:
         size = min(size, 100_000)
-    arguments = [str(argument) for argument in (tensors, size, window, track, groups, tmp_path)]
+    arguments = [str(argument) for argument in (tensors, size, window, track, layers, tmp_path)]
     done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True)
     trace = fastgeom.open_trace(tmp_path / "run.h5")
     assert trace.attributes["rows_dropped"] == 0, "rows that were dropped took no memory"

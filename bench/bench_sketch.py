@@ -12,12 +12,12 @@ from bench.common.shapes import GPT2, total
 BUCKETS = 1 << 18
 
 AGAINST_OTHERS = [
-    Case(SKETCH, 10**5, 1, buckets=512, groups="global"),
+    Case(SKETCH, 10**5, 1, buckets=512, layers="all"),
     Case(SKETCH, 10**7, 400, buckets=BUCKETS),
 ]
 
 CASES = [
-    Case(SKETCH, 10**7, 5000, buckets=BUCKETS, groups="global"),
+    Case(SKETCH, 10**7, 5000, buckets=BUCKETS, layers="all"),
     Case(SKETCH, 10**7, 400, "mixed", buckets=BUCKETS),
     Case(SKETCH_STEP, 10**7, 400, window=16, buckets=BUCKETS),
     Case(SKETCH_STEP, total(GPT2), GPT2, window=16, buckets=BUCKETS),
@@ -39,5 +39,5 @@ def test_sketch_at_full_size(bench: Bench, reads: Reads, elements: int) -> None:
     goals = []
     if bench.device.kind == "cpu" and bench.device.threads() > 1:
         goals = [Goal("ns_per_element", most=2.0, way=ONE_THREAD), Goal("ratio", least=1.0, way=ONE_THREAD)]
-    case = Case(SKETCH, elements, buckets=BUCKETS, groups="global")
+    case = Case(SKETCH, elements, buckets=BUCKETS, layers="all")
     run_case(bench, reads, case, goals=goals, others=[ONE_THREAD])

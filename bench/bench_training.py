@@ -32,7 +32,7 @@ OURS: dict[str, dict[str, Any]] = {
     "Exact(defer=8)": {"history": fastgeom.Exact(defer=8)},
     "Sketch()": {"history": fastgeom.Sketch()},
     "Exact(), track_updates=True": {"history": fastgeom.Exact(), "track_updates": True},
-    "Exact(), groups='parameter'": {"history": fastgeom.Exact(), "groups": "parameter"},
+    "Exact(), layers='parameter'": {"history": fastgeom.Exact(), "layers": "parameter"},
 }
 """Options of a probe with 16 lags and a trace."""
 TWINS = {"cnn": (models.cnn, 12), "gpt_blocks": (models.gpt_blocks, 7)}

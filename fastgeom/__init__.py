@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from fastgeom.history.exact import Exact
     from fastgeom.history.sketch import Sketch
     from fastgeom.ops import clip_grad_norm_, cosine, count_sketch, dot, norm, window_dots
-    from fastgeom.probe import Probe, StepStatistics
+    from fastgeom.probe import Probe
     from fastgeom.schedules import bursts, every
+    from fastgeom.step_statistics import StepStatistics
     from fastgeom.sweep import ScaleSweep, scale_sweep
     from fastgeom.trace import open_trace
 

@@ -19,13 +19,13 @@ from fastgeom.engines.triton.capture import capturing
 from fastgeom.history.choose import choose_history, make_window
 from fastgeom.history.exact import Exact
 from fastgeom.history.sketch import Sketch
-from fastgeom.layout.layout import Grouping, Layout
+from fastgeom.layout.layout import LayerChoice, Layout
 from fastgeom.layout.reader import TensorReader
 from fastgeom.recording.device_copy import wait_for
-from fastgeom.recording.recorder import LAGS, UPDATE, Egress, TraceShape
+from fastgeom.recording.recorder import LAGS, UPDATE, Recorder, TraceShape
 from fastgeom.run_attributes import run_attributes
 from fastgeom.schedules import Schedule, every
-from fastgeom.step_statistics import StepStatistics, late_lags, late_update, present, recorded_values, step_statistics
+from fastgeom.step_statistics import StepStatistics, drop_none, late_lags, late_update, recorded_values, step_statistics
 from fastgeom.validation import (
     checked_callable,
     checked_lags,
@@ -64,11 +64,11 @@ class Probe:
             of the device's memory, else Sketch; the choice is logged, and stands in the trace.
         trace: path of the file to record to; ``None`` records nothing.
         trace_mode: ``"x"`` refuses an existing file, ``"w"`` replaces it.
-        groups: what a layer is: ``"layer"`` (the module that owns the parameter), ``"parameter"``, ``"global"`` (one
+        layers: what a layer is: ``"module"`` (the module that owns the parameter), ``"parameter"``, ``"all"`` (one
             layer in all), or a callable from parameter name to group name.
         track_updates: also measure the parameters' own movement u_t = x_{t+1} - x_t, whatever the optimiser. Costs the
             memory of the parameters.
-        record_lags: the lags kept per layer in the trace; all by default. Overall, every lag is kept.
+        layer_lags: the lags kept per layer in the trace; all by default. Overall, every lag is kept.
         schedule: which steps to measure, ``step -> bool``; see `every` and `bursts`.
         gradient: from a parameter to its gradient, where that does not lie in ``.grad``.
         backend: ``None`` takes Triton for tensors on a GPU and the CPU engine for those on the CPU; ``"cpu"`` and
@@ -100,9 +100,9 @@ class Probe:
         history: Exact | Sketch | None = None,
         trace: str | os.PathLike[str] | None = None,
         trace_mode: str = "x",
-        groups: Grouping = "layer",
+        layers: LayerChoice = "module",
         track_updates: bool = False,
-        record_lags: Sequence[int] | None = None,
+        layer_lags: Sequence[int] | None = None,
         schedule: Schedule | None = None,
         gradient: Callable[[Tensor], Tensor | None] | None = None,
         backend: str | None = None,
@@ -110,8 +110,8 @@ class Probe:
         self.window = checked_window(window)
         if history is not None and not isinstance(history, Exact | Sketch):
             raise ValueError(f"history: expected None, fastgeom.Exact(...) or fastgeom.Sketch(...), got {history!r}")
-        layer_lags = checked_lags(record_lags, self.window)
-        self._layout = Layout(target, groups)
+        layer_lags = checked_lags(layer_lags, self.window)
+        self._layout = Layout(target, layers)
         self._history = history or choose_history(self._layout, self.window)
         self._engine = select_engine(backend, self._layout.device)
         self._past = make_window(self._history, self._layout, self._engine, self.window, track_updates=track_updates)
@@ -123,17 +123,17 @@ class Probe:
         self._last_step: int | None = None
         self._hook: RemovableHandle | None = None
         self._closed = self._captured = False
-        self._egress: Egress | None = None
+        self._recorder: Recorder | None = None
         if (path := checked_path(trace)) is not None:
             attributes = run_attributes(
-                self._layout, window=self.window, history=self._history, chosen=history is None, groups=groups,
+                self._layout, window=self.window, history=self._history, chosen=history is None, layers=layers,
                 schedule=self._schedule,
                 track_updates=track_updates, backend=self._engine.name,
             )  # fmt: skip
             sketched = isinstance(self._history, Sketch)
-            buckets = (self._history.record or 0) if isinstance(self._history, Sketch) else 0
+            buckets = (self._history.stored_size or 0) if isinstance(self._history, Sketch) else 0
             shape = TraceShape(self._layout.layers, self.window, layer_lags, track_updates, sketched, buckets)
-            self._egress = Egress(path, trace_mode, shape, attributes, self._layout.device)
+            self._recorder = Recorder(path, trace_mode, shape, attributes, self._layout.device)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -194,8 +194,8 @@ class Probe:
         Steps that a CUDA graph replays are counted and measured on the device, which holds some hundred rows: call this
         now and then, and before the next step by hand. A row that finds no room is dropped and counted.
         """
-        if self._egress is not None:
-            self._egress.drain()
+        if self._recorder is not None:
+            self._recorder.drain()
         if self._captured and (step := self._past.step_on_device()) is not None:
             self._last_step = wait_for(step)
             self._past.resume(self._last_step)
@@ -204,12 +204,12 @@ class Probe:
         """Detach, let the last row go without what would have come a step later, and finish the trace."""
         self.detach()
         first, self._closed = not self._closed, True
-        if self._egress is not None:
+        if self._recorder is not None:
             try:
                 if first and self._last_step is not None:
                     self._complete_lags(self._past.finish())
             finally:
-                self._egress.close()
+                self._recorder.close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("Probe: expected to stay where it was made, as it knows its memory by address; make a new one")
@@ -248,19 +248,19 @@ class Probe:
             self._last_step = number
             return None
         scalars = checked_scalars(scalars if loss is None else {"loss": loss, **scalars})
-        if self._egress is not None:
-            self._egress.check_scalars(scalars)
+        if self._recorder is not None:
+            self._recorder.check_scalars(scalars)
         gradients = self._collect()
         located = self._gradients.locate(gradients)
         parameters = self._parameters.locate(self._layout.parameters) if self._track_updates else None
-        self._past.fit(located, parameters)
+        self._past.prepare(located, parameters)
         self._captured = self._captured or capturing(self._layout.device)
         self._last_step = number  # nothing was written before this line, and nothing is refused after it
         update = None
         if parameters is not None:
             update = self._past.measure_update(parameters, located, number, grad_scale=grad_scale)
-            if self._egress is not None:
-                self._egress.complete(UPDATE, late_update(update))
+            if self._recorder is not None:
+                self._recorder.complete(UPDATE, late_update(update))
         window = self._past.measure(located, number, found_inf=found_inf, grad_scale=grad_scale)
         coefficient = None
         if max_norm is not None:
@@ -269,22 +269,22 @@ class Probe:
         statistics = step_statistics(
             number, window, param_sq=None if update is None else update.param_sq, clip_coefficient=coefficient
         )
-        if self._egress is not None:
+        if self._recorder is not None:
             skipped = 0 if found_inf is None else (found_inf != 0).reshape(())
             values = {**recorded_values(statistics), "skipped": skipped}
             if self._captured and capturing(self._layout.device):
-                values |= present({"step": self._past.step_on_device()})
+                values |= drop_none({"step": self._past.step_on_device()})
             late = [UPDATE] * self._track_updates + [LAGS] * (window.lag_dot is None)
-            self._egress.submit(values, scalars, started=started, late=late)
+            self._recorder.submit(values, scalars, started=started, late=late)
             self._complete_lags(window.late)
         return statistics
 
     def _complete_lags(self, late: Iterable[LateLags]) -> None:
         """Give rows that wait what a deferred window has found of their steps."""
-        if self._egress is not None:
+        if self._recorder is not None:
             for lags in late:
-                self._egress.complete(LAGS, late_lags(lags), lags.step)
-            self._egress.release()
+                self._recorder.complete(LAGS, late_lags(lags), lags.step)
+            self._recorder.release()
 
     def _clip(self, max_norm: float) -> None:
         """Clip without measuring."""

@@ -54,7 +54,7 @@ def directional_curvature(before: Tensors, after: Tensors, update: Tensors) -> f
     return float((flat(after) - flat(before)) @ flat(update)) / dot(update, update)
 
 
-def absmax(tensors: Tensors) -> float:
+def grad_absmax(tensors: Tensors) -> float:
     """max |x| over what is not NaN; 0 where there is nothing."""
     values = flat(tensors).abs()
     return float(torch.cat([values[~values.isnan()], values.new_zeros(1)]).max())

@@ -9,7 +9,7 @@ import torch
 
 from fastgeom.history.exact import Exact
 from fastgeom.history.sketch import Sketch
-from fastgeom.layout.layout import Grouping, Layout
+from fastgeom.layout.layout import LayerChoice, Layout
 from fastgeom.schedules import Schedule
 
 
@@ -19,7 +19,7 @@ def run_attributes(
     window: int,
     history: Exact | Sketch,
     chosen: bool,
-    groups: Grouping,
+    layers: LayerChoice,
     schedule: Schedule,
     track_updates: bool,
     backend: str,
@@ -32,7 +32,7 @@ def run_attributes(
         "window": window,
         "history": repr(history),
         "history_chosen": chosen,
-        "groups": groups if isinstance(groups, str) else _name(groups),
+        "layers": layers if isinstance(layers, str) else _name(layers),
         "track_updates": track_updates,
         "schedule": _name(schedule),
         "backend": backend,

@@ -74,19 +74,19 @@ def recorded_values(statistics: StepStatistics) -> dict[str, Tensor | int]:
     """What of these statistics goes to a trace at once, by field name."""
     names = [*_BY_LAYER, "param_sq"]
     names += [LAYER_PREFIX + name for name in names] + ["clip_coefficient", "sketch"]
-    return {"step": statistics.step} | present({name: getattr(statistics, name) for name in names})
+    return {"step": statistics.step} | drop_none({name: getattr(statistics, name) for name in names})
 
 
 def late_lags(late: LateLags) -> dict[str, Tensor]:
     """What a deferred window has found, by field name."""
     names = ("lag_dot", "diff_sq", "sum_sq")
-    return present(split_by_layer({name: getattr(late, name) for name in names}))
+    return drop_none(split_by_layer({name: getattr(late, name) for name in names}))
 
 
 def late_update(update: UpdateMoments) -> dict[str, Tensor]:
     """What is known of the last step's update, by field name."""
     names = [f.name for f in (*UPDATE_FIELDS, *UPDATE_ERROR_FIELDS) if f.late]
-    return present(split_by_layer({name: getattr(update, name) for name in names}))
+    return drop_none(split_by_layer({name: getattr(update, name) for name in names}))
 
 
 def split_by_layer(values: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
@@ -95,6 +95,6 @@ def split_by_layer(values: Mapping[str, Tensor | None]) -> dict[str, Tensor | No
     return overall | {LAYER_PREFIX + name: None if value is None else value[:-1] for name, value in values.items()}
 
 
-def present(values: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+def drop_none(values: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
     """Those that are there."""
     return {name: value for name, value in values.items() if value is not None}

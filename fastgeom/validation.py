@@ -42,10 +42,10 @@ def checked_lags(lags: Sequence[int] | None, window: int) -> tuple[int, ...]:
     if lags is None:
         return tuple(range(1, window + 1))
     if isinstance(lags, str) or not isinstance(lags, Sequence):
-        raise TypeError(f"record_lags: expected None or a sequence of lags, got {lags!r}")
-    chosen = sorted(integer("record_lags", lag, 1) for lag in lags)
+        raise TypeError(f"layer_lags: expected None or a sequence of lags, got {lags!r}")
+    chosen = sorted(integer("layer_lags", lag, 1) for lag in lags)
     if not chosen or len(set(chosen)) < len(chosen) or chosen[-1] > window:
-        raise ValueError(f"record_lags: expected different lags from 1 to window = {window}, got {list(lags)!r}")
+        raise ValueError(f"layer_lags: expected different lags from 1 to window = {window}, got {list(lags)!r}")
     return tuple(chosen)
 
 

@@ -16,7 +16,7 @@ _NEVER = tl.constexpr(NEVER)
 _SLOTS = tl.constexpr(32)
 _SUMS = tl.constexpr(5)
 
-FINISHED_SUMS = ("grad_sq", "grad_norm", "absmax", "diff_sq", "sum_sq")
+FINISHED_SUMS = ("grad_sq", "grad_norm", "grad_absmax", "diff_sq", "sum_sq")
 """The first columns of the finished statistics; then come the dots, the cosines and, if asked for, the past values."""
 
 

@@ -31,7 +31,7 @@ from fastgeom import figures
 from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
 from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
-from reproductions.common.runs import Run
+from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.spread import known_mean, say
 
@@ -59,7 +59,7 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     return first | {f"{key}, again": replace(c, seed=seed + AGAIN) for key, c in first.items()}
 
 
-def stage_shares(run: Run) -> np.ndarray:
+def stage_shares(run: TrainingRun) -> np.ndarray:
     """Share of oscillating steps in each tenth of the planned steps, shape (stage,); NaN where not one was reached.
 
     All NaN where a run, planned or until it diverged, has fewer steps than there are stages.
@@ -72,7 +72,7 @@ def stage_shares(run: Run) -> np.ndarray:
     return np.asarray([part.mean() if len(part) else np.nan for part in parts])
 
 
-def mean_time(run: Run) -> float:
+def mean_time(run: TrainingRun) -> float:
     """Mean of t / T over the oscillating steps; NaN where there are fewer than ten."""
     steps = np.flatnonzero(run.cosine < 0)
     if len(steps) < LEAST_STEPS:

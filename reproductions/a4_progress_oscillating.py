@@ -30,7 +30,7 @@ from fastgeom import analysis, figures
 from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
 from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
-from reproductions.common.runs import Run
+from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.shares import DEFINITIONS, oscillating_share, share_table
 from reproductions.common.spread import known_mean, say
@@ -52,7 +52,7 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     return {c.network: c for c in chosen}
 
 
-def parts(run: Run) -> np.ndarray:
+def parts(run: TrainingRun) -> np.ndarray:
     """Progress while oscillating and in all other steps, shape (definition, 2); NaN where the loss did not fall."""
     labels = np.where(run.cosine < 0, analysis.ZIGZAG, analysis.SMOOTH)
     table = share_table(run, labels)

@@ -26,7 +26,7 @@ from fastgeom import analysis, figures
 from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
 from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
-from reproductions.common.runs import Run
+from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.spread import known_mean, plot_strips, say
 
@@ -46,20 +46,20 @@ def measure(runs: Runs, theta: float) -> float:
     return known_mean(alignment(runs["run"], analysis.ZIGZAG, theta))
 
 
-def alignment(run: Run, label: int, theta: float) -> np.ndarray:
+def alignment(run: TrainingRun, label: int, theta: float) -> np.ndarray:
     """cos²(g_t, v) where it was measured and the step of the regime ends at a gradient of it."""
     chosen = run.labels(theta)[1:] == label
     found = run.trace.top_cosine[: run.end][:-1][chosen] ** 2
     return found[np.isfinite(found)]
 
 
-def curvature(run: Run) -> np.ndarray:
+def curvature(run: TrainingRun) -> np.ndarray:
     """K_t of every step before a divergence, shape (step,)."""
     trace = run.trace
     return analysis.directional_curvature(trace.grad_dot_update, trace.next_grad_dot_update, trace.update_sq)[: run.end]
 
 
-def ratios(run: Run, label: int, theta: float) -> np.ndarray:
+def ratios(run: TrainingRun, label: int, theta: float) -> np.ndarray:
     """K_t / sharpness_t where a step of the regime ends at a gradient of it: c_{t+1} compares both ends of step t."""
     chosen = run.labels(theta)[1:] == label
     sharp = run.trace.sharpness[: run.end][:-1]
@@ -88,7 +88,7 @@ def draw(figure: SubFigure, results: Results) -> None:
                   xlabel=r"mean of $K_t\,/\,$sharpness over the steps of a regime (no unit)")  # fmt: skip
 
 
-def draw_curvatures(axes: Axes, run: Run, theta: float) -> None:
+def draw_curvatures(axes: Axes, run: TrainingRun, theta: float) -> None:
     """K_t, the sharpness and 2 / eta against step."""
     eta, step = run.configuration.lr, run.trace.step[: run.end]
     along, sharp = curvature(run), run.trace.sharpness[: run.end]

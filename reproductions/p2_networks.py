@@ -24,7 +24,7 @@ from reproductions import p1_two_geometries
 from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
 from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
-from reproductions.common.runs import Run
+from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 
 LEAST = 0.02
@@ -51,7 +51,7 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     return {f"{c.network} on {c.data}": c for c in chosen}
 
 
-def least_share(run: Run, theta: float) -> float:
+def least_share(run: TrainingRun, theta: float) -> float:
     """The smaller of the shares of smooth and of zigzag steps; NaN where a run is too short."""
     return p1_two_geometries.measure({"run": run}, theta)
 

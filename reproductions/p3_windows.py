@@ -29,7 +29,7 @@ from fastgeom import analysis, figures
 from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
 from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
-from reproductions.common.runs import Run
+from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.spread import say
 
@@ -50,12 +50,12 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     return {"run": replace(shared, window=window, sketch=NUMBERS)}
 
 
-def densest(run: Run, regime: str, theta: float) -> tuple[int, int] | None:
+def densest(run: TrainingRun, regime: str, theta: float) -> tuple[int, int] | None:
     """First step of the regime's window and the step after it; None where a run has none."""
     return analysis.densest_window(run.labels(theta), analysis.REGIMES[regime], SIZE)
 
 
-def order(run: Run, regime: str, theta: float) -> float:
+def order(run: TrainingRun, regime: str, theta: float) -> float:
     """Mean correlation off the diagonal of a regime's window, signed as a checkerboard for zigzag; NaN without one."""
     found = densest(run, regime, theta)
     if found is None:

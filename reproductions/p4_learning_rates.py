@@ -30,7 +30,7 @@ from reproductions.common.caption import LOSSES
 from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
 from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
-from reproductions.common.runs import Run
+from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.shares import oscillating_share
 from reproductions.common.spread import known_mean, plot_seeds, say
@@ -75,27 +75,27 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     }
 
 
-def of_loss(runs: Runs, loss: str) -> list[Run]:
+def of_loss(runs: Runs, loss: str) -> list[TrainingRun]:
     """The runs with one loss, the smallest rate first."""
     return sorted((r for r in runs.values() if r.configuration.loss == loss), key=lambda r: r.configuration.lr)
 
 
-def counts(run: Run, theta: float) -> bool:
+def counts(run: TrainingRun, theta: float) -> bool:
     """Whether a run both learns and zigzags."""
     return run.share("zigzag", theta) >= LEAST and learns(run)
 
 
-def decades(runs: list[Run], theta: float) -> float:
+def decades(runs: list[TrainingRun], theta: float) -> float:
     """Decades that the longest row of rates that count covers; 0 without one, NaN where all runs are too short."""
     if not any(math.isfinite(run.share("zigzag", theta)) for run in runs):
         return math.nan
     place = np.log10([run.configuration.lr for run in runs])
     edges = np.concatenate([place[:1], (place[1:] + place[:-1]) / 2, place[-1:]])
-    rows = [row for row in analysis.runs([counts(run, theta) for run in runs]) if row.label]
+    rows = [row for row in analysis.stretches([counts(run, theta) for run in runs]) if row.label]
     return max((float(edges[row.stop] - edges[row.start]) for row in rows), default=0.0)
 
 
-def learns(run: Run) -> bool:
+def learns(run: TrainingRun) -> bool:
     """Whether the loss has at least halved at the end."""
     return bool(final_loss(run) <= run.trace.loss[0] / 2)
 
@@ -105,13 +105,13 @@ def measure(runs: Runs, theta: float) -> float:
     return float(np.mean([decades(of_loss(runs, loss), theta) for loss in LOSSES]))
 
 
-def largest_sharpness(run: Run) -> float:
+def largest_sharpness(run: TrainingRun) -> float:
     """The largest Hessian eigenvalue along a run; NaN where none was measured."""
     values = run.trace["sharpness"][: run.end]
     return float(max(values[np.isfinite(values)], default=math.nan))
 
 
-def final_loss(run: Run) -> float:
+def final_loss(run: TrainingRun) -> float:
     """The last loss of a run; NaN where it diverged, to infinity or to a hundred times the first loss."""
     first, last = run.trace.loss[[0, -1]]
     return float(last) if run.diverged_at is None and last < BLOWN_UP * first else math.nan
@@ -135,7 +135,7 @@ def draw(figure: SubFigure, results: Results) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
 
 
-def _draw_shares(axes: Axes, sweeps: list[list[Run]], theta: float) -> None:
+def _draw_shares(axes: Axes, sweeps: list[list[TrainingRun]], theta: float) -> None:
     rates = [run.configuration.lr for run in sweeps[0]]
     axes.set_xscale("log", base=2)
     axes.set_xticks(rates[::2], [f"{rate:.3g}" for rate in rates[::2]])
@@ -156,7 +156,7 @@ def _draw_shares(axes: Axes, sweeps: list[list[Run]], theta: float) -> None:
     axes.axhline(LEAST, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)), label=f"{LEAST:.0%} of the steps")
 
 
-def _shade_prediction(axes: Axes, sweeps: list[list[Run]]) -> None:
+def _shade_prediction(axes: Axes, sweeps: list[list[TrainingRun]]) -> None:
     largest = float(known_mean([largest_sharpness(sweep[0]) for sweep in sweeps]))
     edge = 2 / largest if largest > 0 else math.inf
     low, high = axes.get_xlim()
@@ -165,7 +165,7 @@ def _shade_prediction(axes: Axes, sweeps: list[list[Run]]) -> None:
         axes.axvline(max(edge, low), color=figures.GREY, linewidth=1)
 
 
-def _draw_losses(axes: Axes, sweeps: list[list[Run]]) -> None:
+def _draw_losses(axes: Axes, sweeps: list[list[TrainingRun]]) -> None:
     rates = [run.configuration.lr for run in sweeps[0]]
     losses = [[final_loss(run) for run in sweep] for sweep in sweeps]
     axes.set_xlabel(r"learning rate $\eta$")

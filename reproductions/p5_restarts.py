@@ -35,7 +35,7 @@ from reproductions.common.command import main
 from reproductions.common.configuration import Configuration, Restart
 from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
 from reproductions.common.restarts import DIVISIONS, key, late_change, with_restarts
-from reproductions.common.runs import Run
+from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.spread import known_mean, plot_seeds, say
 from reproductions.common.training import restart_index
@@ -69,7 +69,7 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     return planned
 
 
-def restarts(runs: Runs, loss: str) -> list[Run]:
+def restarts(runs: Runs, loss: str) -> list[TrainingRun]:
     """The restarts with one loss, one for each division."""
     return [runs[key(loss, division)] for division in DIVISIONS]
 
@@ -83,7 +83,7 @@ def early_share(labels: np.ndarray) -> float:
     return float(np.mean(first == analysis.ZIGZAG)) if len(first) == FIRST else math.nan
 
 
-def goes_on(parent: Run, theta: float) -> float:
+def goes_on(parent: TrainingRun, theta: float) -> float:
     """The same share of the parent, which goes on at its own rate; NaN where the restarts begin at no zigzag step."""
     labels = parent.labels(theta)
     if not len(labels):

@@ -29,7 +29,7 @@ from fastgeom import analysis, figures
 from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
 from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
-from reproductions.common.runs import Run
+from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.shares import DEFINITIONS, share_table
 from reproductions.common.spread import known_mean, plot_seeds, say
@@ -72,7 +72,7 @@ def draw(figure: SubFigure, results: Results) -> None:
     panels[-1, 1].set_xlabel(r"threshold $\theta$: zigzag is $c_t < -\theta$")
 
 
-def _draw_bars(axes: Axes, runs: list[Run], theta: float) -> None:
+def _draw_bars(axes: Axes, runs: list[TrainingRun], theta: float) -> None:
     tables = np.array([share_table(run, run.labels(theta)) for run in runs])
     places = np.arange(len(DEFINITIONS))
     axes.set_xticks(places, list(DEFINITIONS.values()))
@@ -91,7 +91,7 @@ def _draw_bars(axes: Axes, runs: list[Run], theta: float) -> None:
     axes.legend(loc="upper center", frameon=False, fontsize=8)
 
 
-def _draw_sensitivity(axes: Axes, runs: list[Run]) -> None:
+def _draw_sensitivity(axes: Axes, runs: list[TrainingRun]) -> None:
     tables = np.array([[share_table(run, run.labels(t)) for t in analysis.THETAS] for run in runs])
     places = np.arange(len(analysis.THETAS))
     axes.set_xticks(places, [f"{t:g}" for t in analysis.THETAS])

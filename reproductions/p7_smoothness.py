@@ -29,7 +29,7 @@ from fastgeom import analysis, figures
 from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
 from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
-from reproductions.common.runs import Run
+from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.spread import known_mean, say
 
@@ -43,7 +43,7 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     return {c.data: c for c in chosen}
 
 
-def smoothness(run: Run) -> np.ndarray:
+def smoothness(run: TrainingRun) -> np.ndarray:
     """L_t of every step before a divergence, shape (step,); NaN for the last one."""
     end = run.end
     return analysis.path_smoothness(run.trace.diff_sq[:end], run.trace.update_sq[:end], run.trace.step[:end])
@@ -55,17 +55,17 @@ def by_regime(values: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     return {name: values[usable & (labels == label)] for name, label in analysis.REGIMES.items()}
 
 
-def smoothness_by_regime(run: Run, theta: float) -> dict[str, np.ndarray]:
+def smoothness_by_regime(run: TrainingRun, theta: float) -> dict[str, np.ndarray]:
     """L_t by the regime of the correlation between its two gradients."""
     return by_regime(smoothness(run)[:-1], run.labels(theta)[1:])
 
 
-def norm_by_regime(run: Run, theta: float) -> dict[str, np.ndarray]:
+def norm_by_regime(run: TrainingRun, theta: float) -> dict[str, np.ndarray]:
     """Gradient norms by the regime of their step; the first step has none."""
     return by_regime(run.trace.grad_norm[: run.end][1:], run.labels(theta)[1:])
 
 
-def log_ratio(run: Run, theta: float) -> float:
+def log_ratio(run: TrainingRun, theta: float) -> float:
     """Base-2 logarithm of the ratio of the medians of L_t, zigzag over smooth, beyond what the labels imply.
 
     NaN without one of the regimes.
@@ -103,7 +103,7 @@ def draw(figure: SubFigure, results: Results) -> None:
     panels[-1, 0].set_xlabel("optimiser step $t$")
 
 
-def _draw_along(axes: Axes, run: Run, theta: float) -> None:
+def _draw_along(axes: Axes, run: TrainingRun, theta: float) -> None:
     axes.set_ylabel(r"$L_t = \|g_{t+1} - g_t\|\,/\,\|u_t\|$")
     values = smoothness(run)
     known = np.isfinite(values) & (values > 0)
@@ -117,7 +117,7 @@ def _draw_along(axes: Axes, run: Run, theta: float) -> None:
     _edge(axes, run)
 
 
-def _edge(axes: Axes, run: Run) -> None:
+def _edge(axes: Axes, run: TrainingRun) -> None:
     """The line of the edge of stability."""
     if axes.get_yscale() == "log":
         axes.axhline(2 / run.configuration.lr, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))

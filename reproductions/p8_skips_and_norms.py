@@ -26,7 +26,7 @@ from fastgeom import analysis, figures
 from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
 from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
-from reproductions.common.runs import Run
+from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.spread import known_mean, known_median, percent, plot_strips, say
 
@@ -55,7 +55,7 @@ def measure(runs: Runs, theta: float) -> float:
     return known_mean(np.log2(medians["plain"] / medians["resnet-bn"]))
 
 
-def smoothness(run: Run) -> np.ndarray:
+def smoothness(run: TrainingRun) -> np.ndarray:
     """L_t of every step before a divergence, shape (step,); NaN for the last, and where the gradient did not turn."""
     found = analysis.path_smoothness(run.trace.diff_sq[: run.end], run.trace.update_sq[: run.end])
     return np.where(found > 0, found, np.nan)
@@ -117,7 +117,7 @@ def draw_smoothness(axes: Axes, runs: Runs) -> None:
     axes.legend(loc="best")
 
 
-def overshooting(run: Run) -> float:
+def overshooting(run: TrainingRun) -> float:
     """Share of the steps with a known kappa_t that go beyond the minimum along them; NaN where there is none."""
     kappa = analysis.step_curvature(run.trace.grad_dot_update, run.trace.next_grad_dot_update)[: run.end]
     return known_mean(kappa[np.isfinite(kappa)] > 1)

@@ -25,7 +25,7 @@ from fastgeom import analysis, figures
 from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
 from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
-from reproductions.common.runs import Run, regime_share
+from reproductions.common.runs import TrainingRun, regime_share
 from reproductions.common.settings import reference
 from reproductions.common.spread import percent, plot_strips, say
 
@@ -87,7 +87,7 @@ def draw(figure: SubFigure, results: Results) -> None:
     axes.set(title="Share of $c_t$ lost in the batches' noise", xlabel=r"$1 - \sqrt{(1-\nu_t)(1-\nu_{t-1})}$ (no unit)")
 
 
-def draw_batches(axes: Axes, run: Run, theta: float) -> None:
+def draw_batches(axes: Axes, run: TrainingRun, theta: float) -> None:
     """The distribution of c_t of a mini-batch run beside that of its same-batch cosine."""
     batch, same = run.configuration.batch, run.trace.same_batch_cosine[: run.end]
     axes.set(xlim=(-1.04, 1.04), ylabel="share of steps")
@@ -109,7 +109,7 @@ def draw_batches(axes: Axes, run: Run, theta: float) -> None:
     axes.legend(loc="upper center", ncols=2)
 
 
-def lost(run: Run) -> float:
+def lost(run: TrainingRun) -> float:
     """Share of the cosine of adjacent gradients that noise takes, from the noise's share over all steps together."""
     c = run.configuration
     known = np.isfinite(run.trace.half_dot[: run.end])

@@ -1,4 +1,4 @@
-"""Left of egress nothing is read back to the host: run, under modes that raise where torch would have to wait.
+"""Left of recording nothing is read back to the host: run, under modes that raise where torch would have to wait.
 
 `test_layering` reads the sources for the same; here the calls themselves are caught. On CPU tensors a copy to the host
 is no operation that torch dispatches, so the methods that make one are caught by name.

@@ -25,7 +25,7 @@ class Case:
         dtype: of gradients and history; ``mixed`` alternates float32 and bfloat16.
         window, block: W and B.
         buckets: size of the sketch.
-        groups: what a layer is: as a probe takes it, or "7 layers" of as many tensors each.
+        layers: what a layer is: as a probe takes it, or "7 layers" of as many tensors each.
         traced: whether a trace is written.
     """
 
@@ -36,7 +36,7 @@ class Case:
     window: int = 0
     block: int = 1
     buckets: int = 0
-    groups: str = "layer"
+    layers: str = "module"
     traced: bool = False
 
     def few(self) -> "Case":
@@ -53,8 +53,8 @@ class Case:
             sizes.append(f"B = {self.block}")
         if self.buckets:
             sizes.append(f"{self.buckets:,} buckets")
-        if self.statistic in (SKETCH, STEP) and self.groups != "layer":
-            sizes.append({"global": "one layer", "parameter": "by parameter"}.get(self.groups, self.groups))
+        if self.statistic in (SKETCH, STEP) and self.layers != "module":
+            sizes.append({"all": "one layer", "parameter": "by parameter"}.get(self.layers, self.layers))
         if self.traced:
             sizes.append("trace")
         return ", ".join([self.statistic, *sizes])

@@ -119,18 +119,18 @@ class Cpu:
         """Operations of torch, and passes of our engine, in one call."""
         from fastgeom.engines.cpu import passes as cpu_passes
 
-        passes, deal = [0], cpu_passes.deal
+        passes, run_chunks = [0], cpu_passes.run_chunks
 
         def counted(*arguments: object) -> None:
             passes[0] += 1
-            deal(*arguments)
+            run_chunks(*arguments)
 
-        cpu_passes.deal = counted
+        cpu_passes.run_chunks = counted
         try:
             with _Operations() as operations:
                 call()
         finally:
-            cpu_passes.deal = deal
+            cpu_passes.run_chunks = run_chunks
         return operations.count + passes[0]
 
     def peak_bytes(self, call: Work) -> int | None:

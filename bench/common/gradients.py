@@ -86,17 +86,17 @@ class Gradients:
         """As a target of a probe: every tensor a layer."""
         return [(f"layer{place}.weight", tensor) for place, tensor in enumerate(self.tensors)]
 
-    def layout(self, groups: str = "layer") -> Layout:
+    def layout(self, layers: str = "module") -> Layout:
         """As an engine is told of them."""
-        return Layout(self.named(), self.grouping(groups))
+        return Layout(self.named(), self.grouping(layers))
 
-    def grouping(self, groups: str) -> str | Callable[[str], str]:
+    def grouping(self, layers: str) -> str | Callable[[str], str]:
         """As `Layout` takes it; beside its own words "7 layers", each of as many tensors."""
-        if not groups.endswith(" layers"):
-            return groups
-        layers = int(groups.removesuffix(" layers"))
+        if not layers.endswith(" layers"):
+            return layers
+        n_layers = int(layers.removesuffix(" layers"))
         place = {name: k for k, (name, _) in enumerate(self.named())}
-        return lambda name: f"block{place[name] * layers // len(place)}"
+        return lambda name: f"block{place[name] * n_layers // len(place)}"
 
 
 PERIOD = 1_048_583

@@ -67,7 +67,7 @@ def dot(problem: Problem) -> Work:
 def window(problem: Problem) -> Work:
     """Dots with all rows, the norm and the store in one pass of tiles that stay in the cache."""
     x = _array(problem, problem.g.flats)
-    ring = torch_ways.Ring(problem)
+    ring = torch_ways.TorchRing(problem)
     rows = ring.rows.numpy()
 
     def call() -> tuple[Floats, float]:

@@ -70,14 +70,14 @@ class _Steps:
     def __init__(self, problem: Problem, **options: int | bool) -> None:
         case, g = problem.case, problem.g
         engine = select_engine(problem.device.backend, problem.device.device)
-        layout = g.layout(case.groups)
+        layout = g.layout(case.layers)
         self.g, self.next = g, 0
         self.reader = TensorReader(layout, "gradient")
         self.window = engine.window(layout, case.window, **options)
 
     def __call__(self) -> object:
         located = self.reader.locate(self.g.tensors)
-        self.window.fit(located, None)
+        self.window.prepare(located, None)
         self.next += 1
         return self.window.measure(located, self.next - 1)
 
@@ -147,7 +147,7 @@ def probe_step(problem: Problem) -> Work:
     case, g = problem.case, problem.g
     folder = tempfile.TemporaryDirectory()
     probe = fastgeom.Probe(
-        g.named(), window=case.window, groups=g.grouping(case.groups), backend=problem.device.backend,
+        g.named(), window=case.window, layers=g.grouping(case.layers), backend=problem.device.backend,
         history=fastgeom.Exact(), trace=Path(folder.name) / "run.h5" if case.traced else None, gradient=lambda p: p,
     )  # fmt: skip
     last = case.window + 1
@@ -159,7 +159,7 @@ def probe_step(problem: Problem) -> Work:
     for lag in _lags(case.window):
         exact = truth.dot(g.tensors, past.draw(last - lag).tensors)
         errors.append(truth.assert_near(float(found.lag_dot[lag - 1]), exact, _rounding(problem), f"lag {lag}", scale))
-        if case.groups in ("layer", "parameter"):
+        if case.layers in ("module", "parameter"):
             layer = truth.dot(g.tensors[-1:], past.tensors[-1:])
             truth.assert_near(
                 float(found.layer_lag_dot[-1, lag - 1]), layer, _rounding(problem), f"last layer, lag {lag}", scale
@@ -222,7 +222,7 @@ def update(problem: Problem) -> Work:
     for step in range(2):
         x.draw(step + 1)
         g.draw(step + 3)
-        measured.fit(g.located, x.located)
+        measured.prepare(g.located, x.located)
         found = measured.measure_update(x.located, g.located, step)
         measured.measure(g.located, step)
     readers = TensorReader(layout, "parameter"), TensorReader(layout, "gradient")
@@ -258,8 +258,8 @@ def sketch(problem: Problem) -> Work:
     g, plan, device = problem.g, problem.plan, problem.device
     sketcher = select_engine(device.backend, device.device).sketcher(plan)
     out = torch.zeros(plan.total, device=device.device)
-    sketcher.fit(g.located)
-    reader = TensorReader(g.layout(problem.case.groups), "gradient")
+    sketcher.prepare(g.located)
+    reader = TensorReader(g.layout(problem.case.layers), "gradient")
 
     def step() -> SketchMoments:
         return sketcher.sketch(reader.locate(g.tensors), out)
@@ -296,7 +296,7 @@ def sketch_step(problem: Problem) -> Work:
     """A whole ``probe.step`` with a window of sketches."""
     g, case = problem.g, problem.case
     probe = fastgeom.Probe(
-        g.named(), window=case.window, history=fastgeom.Sketch(case.buckets), groups=g.grouping(case.groups),
+        g.named(), window=case.window, history=fastgeom.Sketch(case.buckets), layers=g.grouping(case.layers),
         backend=problem.device.backend, gradient=lambda p: p,
     )  # fmt: skip
     for _ in range(case.window + 1):

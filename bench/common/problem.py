@@ -86,13 +86,13 @@ class Problem:
     @cached_property
     def plan(self) -> SketchPlan:
         """How the gradient is sketched."""
-        layout = self.g.layout(self.case.groups)
+        layout = self.g.layout(self.case.layers)
         return SketchPlan(layout.numels, layout.layer, len(layout.layers), self.case.buckets)
 
     @cached_property
     def drawn_sketches(self) -> dict[int, Tensor]:
         """Of the first and the last layer of the gradient as it was drawn: layer → its sketch in float64."""
-        layer, plan = self.g.layout(self.case.groups).layer, self.plan
+        layer, plan = self.g.layout(self.case.layers).layer, self.plan
         return {
             group: truth.count_sketch(
                 [t for t, owner in zip(self.g.tensors, layer, strict=True) if owner == group],

@@ -120,7 +120,7 @@ def check_dot(problem: Problem, call: Callable[[], Any]) -> Work:
 # ---------------------------------------------------------------- windows
 
 
-class Ring:
+class TorchRing:
     """The rows of a problem, and the gradient that goes over one after the other."""
 
     def __init__(self, problem: Problem) -> None:
@@ -150,7 +150,7 @@ class Ring:
 
 def lean(problem: Problem) -> Work:
     """Gradients concatenated into their row of the ring, one matrix-vector product, one norm."""
-    ring = Ring(problem)
+    ring = TorchRing(problem)
 
     def call() -> tuple[Tensor, Tensor]:
         row = ring.rows[ring.slot()]
@@ -162,7 +162,7 @@ def lean(problem: Problem) -> Work:
 
 def cat_dots(problem: Problem) -> Work:
     """Gradients concatenated, a dot product with each row, a norm, a copy into the ring."""
-    ring = Ring(problem)
+    ring = TorchRing(problem)
 
     def call() -> tuple[list[Tensor], Tensor]:
         flat = torch.cat(ring.g)
@@ -175,7 +175,7 @@ def cat_dots(problem: Problem) -> Work:
 
 def stack_mv(problem: Problem) -> Work:
     """Past gradients kept in a list: stacked, multiplied with the concatenated one, the oldest replaced."""
-    ring = Ring(problem)
+    ring = TorchRing(problem)
     past = list(ring.rows)
 
     def call() -> tuple[Tensor, Tensor]:
@@ -189,7 +189,7 @@ def stack_mv(problem: Problem) -> Work:
 
 def compiled_window(problem: Problem) -> Work:
     """The obvious expression, compiled, of a gradient in one piece; the copy into the ring stands behind it."""
-    ring, flat = Ring(problem), _one_piece(problem)
+    ring, flat = TorchRing(problem), _one_piece(problem)
     obvious = problem.device.compile(_obvious_window)
 
     def call() -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ class Cell:
     tensors: int = 1
     window: int = 0
     block: int = 1
-    groups: str = "layer"
+    layers: str = "module"
     buckets: int = 0
 
     @property
@@ -54,7 +54,7 @@ class Cell:
         statistic = {SMALL_STEP: STEP, SMALL_NORM: NORM}.get(self.case, self.case)
         return Case(
             statistic, elements, self.tensors, self.dtype, self.window, self.block, self.buckets,
-            self.groups or "layer", self.method == TRACED,
+            self.layers or "module", self.method == TRACED,
         )  # fmt: skip
 
     def what(self) -> str:
@@ -62,7 +62,7 @@ class Cell:
         parts = [self.case]
         parts += [f"W={self.window}"] if self.window and self.case not in (UPDATE, SKETCH_STEP) else []
         parts += [f"B={self.block}"] if self.block > 1 else []
-        parts += ["one group" if self.groups == "global" else "by layer"] if self.case == SKETCH else []
+        parts += ["one group" if self.layers == "all" else "by layer"] if self.case == SKETCH else []
         return " ".join(parts)
 
     def as_dict(self) -> dict[str, str | int]:
@@ -115,17 +115,17 @@ def _ours(sizes: Sizes) -> list[Cell]:
         for dtype, block in sizes.blocks
     ]
     cells += _large(UPDATE, OURS, sizes, window=1)
-    for groups in ("global", "layer"):
-        cells += _large(SKETCH, OURS, sizes, groups=groups, buckets=sizes.buckets)
-    return cells + _large(SKETCH_STEP, OURS, sizes, groups="global", buckets=sizes.buckets, window=sizes.window)
+    for groups in ("all", "module"):
+        cells += _large(SKETCH, OURS, sizes, layers=groups, buckets=sizes.buckets)
+    return cells + _large(SKETCH_STEP, OURS, sizes, layers="all", buckets=sizes.buckets, window=sizes.window)
 
 
 def _small(sizes: Sizes) -> list[Cell]:
     elements, tensors = sizes.small_tensors * sizes.small_elements, sizes.small_tensors
     cells = []
     for dtype in sizes.dtypes:
-        for method, groups in ((OURS, "parameter"), (ONE_LAYER, "global"), (TRACED, "global"), (LEAN, "")):
-            cells.append(Cell(SMALL_STEP, method, dtype, elements, tensors, sizes.window, groups=groups))
+        for method, groups in ((OURS, "parameter"), (ONE_LAYER, "all"), (TRACED, "all"), (LEAN, "")):
+            cells.append(Cell(SMALL_STEP, method, dtype, elements, tensors, sizes.window, layers=groups))
         cells += [Cell(SMALL_NORM, method, dtype, elements, tensors) for method in (OURS, FOREACH)]
     return cells
 
@@ -168,7 +168,7 @@ def target(cell: Cell) -> Target | None:
         return Target("host_ms", 0.3, least=False)
     if cell.method != OURS:
         return None
-    if cell.case == SKETCH and cell.groups == "global":
+    if cell.case == SKETCH and cell.layers == "all":
         return Target("fraction_of_datasheet", 0.80)
     if cell.case in (NORM, WINDOW):
         return Target("fraction_of_datasheet", 0.88 if cell.elements >= 1_000_000_000 else 0.75)

@@ -17,7 +17,7 @@ HISTORIES = {
     "exact": fastgeom.Exact(),
     "bfloat16": fastgeom.Exact(dtype=torch.bfloat16),
     "deferred": fastgeom.Exact(defer=3),
-    "sketch": fastgeom.Sketch(size=2048, record=128),
+    "sketch": fastgeom.Sketch(size=2048, stored_size=128),
 }
 CLOCKS = ("wall_time", "measure_time_ms")
 

@@ -19,11 +19,11 @@ from fastgeom.analysis.regimes import (
     SMOOTH,
     THETAS,
     ZIGZAG,
-    Run,
+    Stretch,
     classify,
     regime_counts,
-    runs,
     sensitivity,
+    stretches,
 )
 from fastgeom.analysis.sketches import SketchCosine, sketch_cosine, sketch_gram
 from fastgeom.analysis.spectrum import (
@@ -48,7 +48,7 @@ __all__ = [
     "FlowOscillation",
     "ProgressShares",
     "RegimeShares",
-    "Run",
+    "Stretch",
     "SketchCosine",
     "angular_update",
     "attribution_residual",
@@ -77,7 +77,7 @@ __all__ = [
     "progress_sensitivity",
     "progress_shares",
     "regime_counts",
-    "runs",
+    "stretches",
     "sensitivity",
     "sketch_cosine",
     "sketch_gram",

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgeom.analysis.arrays import FloatArray, IntArray, as_series, as_steps, check_same_shape
-from fastgeom.analysis.regimes import REGIMES, THETAS, classify, runs
+from fastgeom.analysis.regimes import REGIMES, THETAS, classify, stretches
 
 
 class RegimeShares(NamedTuple):
@@ -155,7 +155,7 @@ def _known_drops(values: FloatArray, number: IntArray) -> FloatArray:
 def _within_runs(drop: FloatArray, regime: NDArray[np.int8]) -> FloatArray:
     """Without the last change of each run: the rest telescopes to the loss at its start minus that at its end."""
     inside = drop.copy()
-    inside[[run.stop - 1 for run in runs(regime)]] = np.nan
+    inside[[run.stop - 1 for run in stretches(regime)]] = np.nan
     return inside
 
 

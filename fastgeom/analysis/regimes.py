@@ -18,7 +18,7 @@ THETAS = (0.5, 0.8, 0.9, 0.95, 0.99)
 """Thresholds over which a claim about regimes should be shown to hold; the paper says only "extremely"."""
 
 
-class Run(NamedTuple):
+class Stretch(NamedTuple):
     """Rows ``start`` up to, not including, ``stop`` that all bear ``label``."""
 
     start: int
@@ -62,20 +62,20 @@ def classify(adjacent_cosine: ArrayLike, theta: float = 0.9, min_run: int = 2) -
         raise ValueError(f"min_run: expected at least 1, got {min_run}")
     cosine = as_series("adjacent_cosine", adjacent_cosine)
     labels = (cosine > theta).astype(np.int8) - (cosine < -theta).astype(np.int8)
-    for run in runs(labels):
+    for run in stretches(labels):
         if run.length < min_run:
             labels[run.start : run.stop] = MIXED
     return labels
 
 
-def runs(labels: ArrayLike) -> list[Run]:
+def stretches(labels: ArrayLike) -> list[Stretch]:
     """Cut a sequence of labels into maximal runs of equal label, in order; mixed stretches are runs too.
 
     Args:
         labels: shape (step,), as ``classify`` returns them.
 
     Returns:
-        ``Run(start, stop, label)`` with row indices, half open; together they cover every row once.
+        ``Stretch(start, stop, label)`` with row indices, half open; together they cover every row once.
 
     Raises:
         ValueError: labels that are not of shape (step,).
@@ -83,7 +83,7 @@ def runs(labels: ArrayLike) -> list[Run]:
     Source: ours.
 
     Example:
-        >>> [tuple(run) for run in runs([0, 1, 1, -1])]
+        >>> [tuple(run) for run in stretches([0, 1, 1, -1])]
         [(0, 1, 0), (1, 3, 1), (3, 4, -1)]
     """
     array = np.asarray(labels)
@@ -92,7 +92,7 @@ def runs(labels: ArrayLike) -> list[Run]:
     if array.size == 0:
         return []
     borders = [0, *(np.flatnonzero(np.diff(array)) + 1).tolist(), len(array)]
-    return [Run(start, stop, int(array[start])) for start, stop in zip(borders[:-1], borders[1:], strict=True)]
+    return [Stretch(start, stop, int(array[start])) for start, stop in zip(borders[:-1], borders[1:], strict=True)]
 
 
 def regime_counts(labels: ArrayLike) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Every step of a run against every other, from the small sketch of each gradient that a trace can hold.
 
-``Sketch(record=m)`` stores m numbers a step, ``trace.sketch``. Dot products of two of them estimate those of the
+``Sketch(stored_size=m)`` stores m numbers a step, ``trace.sketch``. Dot products of two of them estimate those of the
 gradients without bias, however far apart the steps lie. Time: 2 step^2 m operations; memory, with temporaries: about
 8 step (3 step + 2 m) bytes, 0.65 GB for 4,000 steps and m = 4,096; hand over every n-th row of a longer run.
 """

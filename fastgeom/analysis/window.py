@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastgeom.analysis.arrays import FloatArray, IntArray, as_series, as_steps
-from fastgeom.analysis.regimes import runs
+from fastgeom.analysis.regimes import stretches
 
 
 def window_gram(
@@ -173,7 +173,7 @@ def densest_window(
     hits = np.asarray(labels) == label
     number = as_steps(step, len(hits))
     found = np.zeros(len(hits), dtype=np.int64)
-    for stretch in runs(number - np.arange(len(number))):
+    for stretch in stretches(number - np.arange(len(number))):
         full = np.convolve(hits[stretch.start : stretch.stop], np.ones(size, dtype=np.int64))[size - 1 : stretch.length]
         found[stretch.start : stretch.start + len(full)] = full
     if not found.any():

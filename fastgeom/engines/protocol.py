@@ -15,10 +15,10 @@ from fastgeom.layout.count_sketch import SketchPlan
 from fastgeom.layout.layout import Layout
 
 
-class Window(Protocol):
+class HistoryWindow(Protocol):
     """The last gradients of a layout, on the device where they lie, and what a new one is against them."""
 
-    def fit(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
+    def prepare(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
         """Take the memory at the first step; afterwards check that the dtypes are still those.
 
         Raises:
@@ -31,7 +31,7 @@ class Window(Protocol):
         """Sums over the update since the last call, before `measure` is called for this step.
 
         Args:
-            parameter, gradient: x_{t+1} and g_{t+1}, which `fit` has seen.
+            parameter, gradient: x_{t+1} and g_{t+1}, which `prepare` has seen.
             step: t + 1.
             grad_scale: what the gradient is divided by when read.
 
@@ -41,7 +41,7 @@ class Window(Protocol):
     def measure(
         self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
     ) -> WindowStatistics:
-        """Measure the gradient of ``step``, which `fit` has seen, and remember it.
+        """Measure the gradient of ``step``, which `prepare` has seen, and remember it.
 
         Args:
             gradient: where the tensors lie.
@@ -65,23 +65,23 @@ class Window(Protocol):
 class Sketcher(Protocol):
     """Sketches of lists of tensors, on the device where they lie."""
 
-    def fit(self, gradient: AddressTable) -> None:
+    def prepare(self, gradient: AddressTable) -> None:
         """Where the tensors lie now."""
 
     def sketch(self, gradient: AddressTable, out: Tensor) -> NormMoments:
-        """One read of tensors, which `fit` has seen: their sketch in ``out``, (plan.total,) float32, exact moments."""
+        """One read of tensors, which `prepare` has seen: their sketch in ``out``, (plan.total,) float32."""
 
 
 class SketchWindow(Protocol):
     """Sketches of the last gradients of a layout, on the device where they lie, and what a new one is against them."""
 
-    def fit(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
-        """As `Window.fit`; sketches are float32 whatever the gradients are, which may change their dtypes."""
+    def prepare(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
+        """As `HistoryWindow.prepare`; sketches are float32, and gradients may change their dtypes."""
 
     def measure_update(
         self, parameter: AddressTable, gradient: AddressTable, step: int, *, grad_scale: Tensor | None = None
     ) -> tuple[UpdateMoments, SketchMoments]:
-        """As `Window.measure_update`: exact sums but for ``grad_dot_update``, which is NaN; and the update's sketch.
+        """As `HistoryWindow.measure_update`: exact sums but for ``grad_dot_update`` (NaN); and the update's sketch.
 
         The latter is compared with that of the step before alone, as in a window of 1.
         """
@@ -90,20 +90,20 @@ class SketchWindow(Protocol):
         self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None,
         out: Tensor | None = None,
     ) -> tuple[NormMoments, SketchMoments]:  # fmt: skip
-        """As `Window.measure`; what is remembered is the sketch.
+        """As `HistoryWindow.measure`; what is remembered is the sketch.
 
         Args:
-            gradient, step, found_inf, grad_scale: as in `Window.measure`.
+            gradient, step, found_inf, grad_scale: as in `HistoryWindow.measure`.
             out: (plan.total,) float32, where the sketch is written too.
 
         Cost: the gradient read; each tile of its sketch against ``window`` others, then written over the oldest.
         """
 
     def step_on_device(self) -> Tensor | None:
-        """As `Window.step_on_device`."""
+        """As `HistoryWindow.step_on_device`."""
 
     def resume(self, step: int) -> None:
-        """As `Window.resume`."""
+        """As `HistoryWindow.resume`."""
 
 
 class Engine(Protocol):
@@ -119,7 +119,7 @@ class Engine(Protocol):
     def window(
         self, layout: Layout, window: int, *, dtype: torch.dtype | None = None, defer: int = 1,
         track_updates: bool = False,
-    ) -> Window:  # fmt: skip
+    ) -> HistoryWindow:  # fmt: skip
         """The last ``window`` gradients of a layout, kept in ``dtype`` where that is less than their own.
 
         With ``defer`` > 1 the lags of so many steps are taken in one pass, after the last of them.

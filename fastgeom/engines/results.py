@@ -68,7 +68,7 @@ class ListMoments:
     dots: Tensor
     grad_sq: Tensor
     grad_norm: Tensor
-    absmax: Tensor | None
+    grad_absmax: Tensor | None
     nonfinite: Tensor | None
 
 
@@ -94,5 +94,5 @@ class NormMoments:
 
     grad_sq: Tensor
     grad_norm: Tensor
-    absmax: Tensor
+    grad_absmax: Tensor
     nonfinite: Tensor

@@ -22,8 +22,8 @@ NORM, ABSMAX, NONFINITE = range(3)
 def list_norms(tensors: Sequence[Tensor]) -> Tensor:
     """(3,) float64: the norm of all elements, max |x| over what is not NaN, the count of inf and NaN."""
     found = select_engine(None, tensors[0].device).list_moments(_numels(tensors), _locate(tensors, tensors))
-    assert found.absmax is not None and found.nonfinite is not None
-    return torch.stack([found.grad_norm, found.absmax, found.nonfinite.double()])
+    assert found.grad_absmax is not None and found.nonfinite is not None
+    return torch.stack([found.grad_norm, found.grad_absmax, found.nonfinite.double()])
 
 
 @list_norms.register_fake
@@ -63,7 +63,7 @@ def list_sketch(tensors: Sequence[Tensor], size: int, seed: int) -> Tensor:
     out = tensors[0].new_zeros(size, dtype=torch.float32)
     sketcher = select_engine(None, tensors[0].device).sketcher(plan)
     located = _locate(tensors, tensors)
-    sketcher.fit(located)
+    sketcher.prepare(located)
     sketcher.sketch(located, out[: plan.total])
     return out
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from fastgeom import analysis
-from fastgeom.figures.view import FloatArray, GeometryTrace, Run, Window
+from fastgeom.figures.view import FloatArray, GeometryTrace, RunSeries, StepSpan
 
 INK, LINE, GREY = "#1A1A1A", "#404040", "#7A7A7A"
 COLOURS = {"smooth": "#0072B2", "mixed": GREY, "zigzag": "#D55E00"}
@@ -35,7 +35,7 @@ KAPPA_RANGE = (-1.0, 6.0)
 """Largest range drawn of kappa: what lies outside stands as a triangle at the border."""
 
 
-def geometry_panels(figure: FigureBase, run: Run, windows: dict[str, Window | None] | None = None) -> None:
+def geometry_panels(figure: FigureBase, run: RunSeries, windows: dict[str, StepSpan | None] | None = None) -> None:
     """Loss, adjacent correlation and step curvature on one step axis, regimes shaded, ``windows`` marked a and b."""
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     for axes in (top, middle, bottom):
@@ -63,7 +63,7 @@ def geometry_panels(figure: FigureBase, run: Run, windows: dict[str, Window | No
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
 
 
-def loss_panel(axes: Axes, run: Run) -> None:
+def loss_panel(axes: Axes, run: RunSeries) -> None:
     """The loss, on a logarithmic axis where it falls by more than a factor of ten."""
     axes.set(ylabel="loss $f_t$", title="Loss, $f_t$")
     finite = np.zeros(0, np.bool_) if run.loss is None else np.isfinite(run.loss)
@@ -94,7 +94,7 @@ def mark_divergence(axes: Axes, step: int) -> None:
     )
 
 
-def cosine_panel(axes: Axes, run: Run) -> None:
+def cosine_panel(axes: Axes, run: RunSeries) -> None:
     """The correlation of adjacent gradients, between the thresholds of the regimes."""
     formula = r"$c_t = \langle g_t, g_{t-1}\rangle \,/\, \|g_t\|\,\|g_{t-1}\|$"
     axes.set(ylabel="correlation $c_t$", title=f"Correlation of adjacent gradients, {formula}")
@@ -107,7 +107,7 @@ def cosine_panel(axes: Axes, run: Run) -> None:
     _level(axes, -run.theta, rf"$-\theta = -{run.theta:g}$")
 
 
-def kappa_panel(axes: Axes, run: Run) -> None:
+def kappa_panel(axes: Axes, run: RunSeries) -> None:
     """The step curvature, in the colour of the label of step t + 1, with lines at 1 and 2."""
     formula = r"$\kappa_t = 1 - \langle g_{t+1}, u_t\rangle \,/\, \langle g_t, u_t\rangle$"
     axes.set(ylabel=r"curvature $\kappa_t$", title=f"Curvature met by the step $u_t$, {formula}")
@@ -128,7 +128,7 @@ def kappa_panel(axes: Axes, run: Run) -> None:
     _level(axes, 2, "$\\kappa = 2$: edge of\nstability of plain GD", side="bottom")
 
 
-def window_panels(figure: FigureBase, trace: GeometryTrace, windows: dict[str, Window | None]) -> None:
+def window_panels(figure: FigureBase, trace: GeometryTrace, windows: dict[str, StepSpan | None]) -> None:
     """One heat map of correlations for each window, side by side, with one colour bar."""
     panels = figure.subplots(1, 2)
     for axes, letter, (regime, window) in zip(panels, "ab", windows.items(), strict=True):
@@ -169,12 +169,12 @@ def correlation_bar(figure: FigureBase, panels: Any) -> None:
     bar.set_label("correlation: cosine of two gradients (no unit)")
 
 
-def shade(axes: Axes, run: Run) -> None:
+def shade(axes: Axes, run: RunSeries) -> None:
     """Shade the smooth and the zigzag stretches behind a panel over steps."""
     for label, (fill, hatch, edge) in SHADE.items():
         spans = [
             (float(run.step[part.start]) - 0.5, float(run.step[part.stop - 1] - run.step[part.start]) + 1.0)
-            for part in analysis.runs(run.labels)
+            for part in analysis.stretches(run.labels)
             if part.label == label
         ]
         axes.broken_barh(
@@ -189,7 +189,7 @@ def shade(axes: Axes, run: Run) -> None:
         )
 
 
-def _dots(axes: Axes, run: Run, values: FloatArray, labels: NDArray[np.integer[Any]]) -> None:
+def _dots(axes: Axes, run: RunSeries, values: FloatArray, labels: NDArray[np.integer[Any]]) -> None:
     axes.plot(run.step, values, color=LINE, linewidth=0.5, alpha=0.6, zorder=2)
     for regime, colour in COLOURS.items():
         chosen = labels == analysis.REGIMES[regime]
@@ -212,7 +212,7 @@ def _level(axes: Axes, height: float, text: str, *, side: Literal["top", "center
     )
 
 
-def _bracket(axes: Axes, letter: str, window: Window) -> None:
+def _bracket(axes: Axes, letter: str, window: StepSpan) -> None:
     axes.annotate("", (window.first, 0), (window.last, 0), arrowprops=BRACKET)
     axes.annotate(
         letter,

@@ -27,7 +27,7 @@ from fastgeom.figures.panels import (
     shade,
     window_panels,
 )
-from fastgeom.figures.view import GeometryTrace, Run, end_of, find_windows
+from fastgeom.figures.view import GeometryTrace, RunSeries, end_of, find_windows
 
 CYCLE = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
@@ -49,7 +49,7 @@ def plot_geometry(figure: FigureBase, trace: GeometryTrace, theta: float = 0.9) 
 
     Source: ours.
     """
-    geometry_panels(figure, Run.read(trace, theta))
+    geometry_panels(figure, RunSeries.read(trace, theta))
 
 
 def plot_run(figure: FigureBase, trace: GeometryTrace, theta: float = 0.9, *, size: int | None = None) -> None:
@@ -60,7 +60,7 @@ def plot_run(figure: FigureBase, trace: GeometryTrace, theta: float = 0.9, *, si
 
     Source: ours.
     """
-    run = Run.read(trace, theta)
+    run = RunSeries.read(trace, theta)
     windows = find_windows(run, trace.lag_dot.shape[1], size)
     rows = figure.add_gridspec(2, 1, height_ratios=(1.6, 1.0))
     geometry_panels(figure.add_subfigure(rows[0]), run, windows)
@@ -75,7 +75,7 @@ def plot_windows(figure: FigureBase, trace: GeometryTrace, theta: float = 0.9, *
 
     Source: ours.
     """
-    run = Run.read(trace, theta)
+    run = RunSeries.read(trace, theta)
     window_panels(figure, trace, find_windows(run, trace.lag_dot.shape[1], size))
 
 
@@ -131,7 +131,7 @@ def plot_layer_cosines(axes: Axes, trace: Any) -> None:
     if not np.isfinite(cosine).any():
         say(axes, "too short: no two adjacent steps measured")
         return
-    for stretch in analysis.runs(trace.step[:end] - np.arange(end)):
+    for stretch in analysis.stretches(trace.step[:end] - np.arange(end)):
         first, last = float(trace.step[stretch.start]), float(trace.step[stretch.stop - 1])
         extent = (first - 0.5, last + 0.5, len(trace.layers) - 0.5, -0.5)
         correlation_image(axes, cosine[:, stretch.start : stretch.stop], extent, "auto")
@@ -175,11 +175,11 @@ def plot_shade(axes: Axes, trace: GeometryTrace, theta: float = 0.9) -> None:
 
     Source: ours.
     """
-    shade(axes, Run.read(trace, theta))
+    shade(axes, RunSeries.read(trace, theta))
 
 
 def _panel(axes: Axes, trace: GeometryTrace, theta: float, fill: Any) -> None:
-    run = Run.read(trace, theta)
+    run = RunSeries.read(trace, theta)
     shade(axes, run)
     axes.margins(x=0.01)
     fill(axes, run)

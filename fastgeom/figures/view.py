@@ -34,7 +34,7 @@ class GeometryTrace(Protocol):
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSeries:
     """What the panels draw of a trace, cut where it diverged."""
 
     step: NDArray[np.int64]
@@ -46,7 +46,7 @@ class Run:
     diverged_at: int | None
 
     @classmethod
-    def read(cls, trace: GeometryTrace, theta: float) -> Run:
+    def read(cls, trace: GeometryTrace, theta: float) -> RunSeries:
         """Take the rows up to a divergence."""
         loss: FloatArray | None = getattr(trace, "loss", None)
         kappa: FloatArray | None = None
@@ -86,7 +86,7 @@ def _lost_from(values: FloatArray, bad: NDArray[np.bool_]) -> int:
 
 
 @dataclass(frozen=True)
-class Window:
+class StepSpan:
     """Steps ``first`` to ``last``, ``n_of_regime`` of them in the regime the window is to show."""
 
     first: int
@@ -94,17 +94,17 @@ class Window:
     n_of_regime: int
 
 
-def find_windows(run: Run, n_lags: int, size: int | None) -> dict[str, Window | None]:
+def find_windows(run: RunSeries, n_lags: int, size: int | None) -> dict[str, StepSpan | None]:
     """Find the windows of ``size`` steps that show the smooth and the zigzag regime best; None where there is none."""
     if size is not None and size < 2:
         raise ValueError(f"size: expected at least 2 steps, got {size}")
-    in_a_row = max((stretch.length for stretch in analysis.runs(run.step - np.arange(len(run.step)))), default=0)
+    in_a_row = max((stretch.length for stretch in analysis.stretches(run.step - np.arange(len(run.step)))), default=0)
     length = size if size is not None else min(n_lags + 1, in_a_row)
-    windows: dict[str, Window | None] = {"smooth": None, "zigzag": None}
+    windows: dict[str, StepSpan | None] = {"smooth": None, "zigzag": None}
     for regime in windows:
         label = analysis.REGIMES[regime]
         rows = analysis.densest_window(run.labels, label, length, step=run.step) if length >= 2 else None
         if rows is not None:
             n_of_regime = int(np.count_nonzero(run.labels[slice(*rows)] == label))
-            windows[regime] = Window(int(run.step[rows[0]]), int(run.step[rows[1] - 1]), n_of_regime)
+            windows[regime] = StepSpan(int(run.step[rows[0]]), int(run.step[rows[1] - 1]), n_of_regime)
     return windows

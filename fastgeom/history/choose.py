@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from fastgeom.engines.protocol import Engine, Window
+from fastgeom.engines.protocol import Engine, HistoryWindow
 from fastgeom.history.exact import Exact
 from fastgeom.history.sketch import Sketch
 from fastgeom.history.sketched_window import SketchedWindow
@@ -43,7 +43,9 @@ def _total_memory(device: torch.device) -> int:
     return total
 
 
-def make_window(history: Exact | Sketch, layout: Layout, engine: Engine, window: int, *, track_updates: bool) -> Window:
+def make_window(
+    history: Exact | Sketch, layout: Layout, engine: Engine, window: int, *, track_updates: bool
+) -> HistoryWindow:
     """The memory of a probe's past gradients.
 
     Raises:
@@ -51,6 +53,6 @@ def make_window(history: Exact | Sketch, layout: Layout, engine: Engine, window:
     """
     if isinstance(history, Sketch):
         return SketchedWindow(
-            layout, engine, window, size=history.size, seed=history.seed, record=history.record
+            layout, engine, window, size=history.size, seed=history.seed, stored_size=history.stored_size
         )  # fmt: skip
     return engine.window(layout, window, dtype=history.dtype, defer=history.defer, track_updates=track_updates)

@@ -14,8 +14,8 @@ class Sketch:
     Norms, absolute maxima and counts stay exact. Dots, cosines and sums of differences are estimates; their standard
     errors stand beside them, as ``lag_dot_error`` and so on. A cosine :math:`\rho` of one layer with m buckets is off
     by about :math:`(1-\rho^2)/\sqrt m`. Layers share ``size`` by their share of the parameters; one that is smaller
-    than its share is kept whole, and exact. Memory: window × size × 4 bytes, and with ``record`` one sketch more; for
-    window=16 besides 0.3 kB a layer on a CPU, on a GPU 0.9 kB and 0.1 MB.
+    than its share is kept whole, and exact. Memory: window × size × 4 bytes, and with ``stored_size`` one sketch more;
+    for window=16 besides 0.3 kB a layer on a CPU, on a GPU 0.9 kB and 0.1 MB.
 
     Args:
         size: float32 numbers of a sketch.
@@ -34,10 +34,10 @@ class Sketch:
 
     size: int = 2**18
     seed: int = 0
-    record: int | None = None
+    stored_size: int | None = None
 
     def __post_init__(self) -> None:
         integer("sketch size", self.size, 1)
         integer("sketch seed", self.seed, 0)
-        if self.record is not None:
-            integer("sketch record", self.record, 1)
+        if self.stored_size is not None:
+            integer("sketch stored_size", self.stored_size, 1)

@@ -19,9 +19,9 @@ from fastgeom.validation import DTYPES
 
 
 class SketchedWindow:
-    """The sketches of the last ``window`` gradients, and the statistics of a new one against them; see `Window`.
+    """The sketches of the last ``window`` gradients, and the statistics of a new one against them; see `HistoryWindow`.
 
-    Memory: window × size × 4 bytes, one sketch more with ``record``, and the parameters once where updates are
+    Memory: window × size × 4 bytes, one sketch more with ``stored_size``, and the parameters once where updates are
     measured.
 
     Args:
@@ -33,25 +33,26 @@ class SketchedWindow:
         record: length of the small sketch that every step gives besides; ``None`` for none.
 
     Raises:
-        ValueError: ``size`` is too small for so many layers; ``record`` is no power of two, or larger than ``size``.
+        ValueError: ``size`` is too small for so many layers; ``stored_size`` is no power of two, or is
+            larger than ``size``.
     """
 
     def __init__(
-        self, layout: Layout, engine: Engine, window: int, *, size: int, seed: int, record: int | None = None
+        self, layout: Layout, engine: Engine, window: int, *, size: int, seed: int, stored_size: int | None = None
     ) -> None:
         plan = SketchPlan(layout.numels, layout.layer, len(layout.layers), size, seed)
         self._past = engine.sketch_window(layout, plan, window)
         self._inverse_sizes = torch.from_numpy(plan.inverse_sizes).to(layout.device)
-        self._small = None if record is None else _SmallSketch(engine, plan.total, record, seed)
+        self._small = None if stored_size is None else _SmallSketch(engine, plan.total, stored_size, seed)
 
-    def fit(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
-        """See `Window.fit`."""
-        self._past.fit(gradient, parameter)
+    def prepare(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
+        """See `HistoryWindow.prepare`."""
+        self._past.prepare(gradient, parameter)
 
     def measure_update(
         self, parameter: AddressTable, gradient: AddressTable, step: int, *, grad_scale: Tensor | None = None
     ) -> UpdateMoments:
-        """See `Window.measure_update`; only <g_t, u_t> is an estimate."""
+        """See `HistoryWindow.measure_update`; only <g_t, u_t> is an estimate."""
         exact, found = self._past.measure_update(parameter, gradient, step, grad_scale=grad_scale)
         dot, error = self._dots(found.lag_cosine[:-1], exact.update_sq.sqrt()[:-1, None] * found.past_norm[:-1])
         adjacent = ~found.past_norm[:, 0].isnan()
@@ -61,7 +62,7 @@ class SketchedWindow:
     def measure(
         self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
     ) -> WindowStatistics:
-        """See `Window.measure`; norms, absolute maxima and counts are exact."""
+        """See `HistoryWindow.measure`; norms, absolute maxima and counts are exact."""
         whole = None if self._small is None else self._small.of
         exact, found = self._past.measure(gradient, step, found_inf=found_inf, grad_scale=grad_scale, out=whole)
         norms = exact.grad_norm[:, None] * found.past_norm
@@ -69,7 +70,7 @@ class SketchedWindow:
         return WindowStatistics(
             exact.grad_sq,
             exact.grad_norm,
-            exact.absmax,
+            exact.grad_absmax,
             exact.nonfinite,
             lag_dot,
             lag_dot / norms,
@@ -82,11 +83,11 @@ class SketchedWindow:
         )
 
     def step_on_device(self) -> Tensor | None:
-        """See `Window.step_on_device`."""
+        """See `HistoryWindow.step_on_device`."""
         return self._past.step_on_device()
 
     def resume(self, step: int) -> None:
-        """See `Window.resume`."""
+        """See `HistoryWindow.resume`."""
         self._past.resume(step)
 
     def finish(self) -> tuple[()]:
@@ -117,13 +118,15 @@ class _SmallSketch:
 
     def __init__(self, engine: Engine, total: int, size: int, seed: int) -> None:
         if size & (size - 1) or not MIN_BUCKETS <= size <= total:
-            raise ValueError(f"record: expected a power of two from {MIN_BUCKETS} to size = {total}, got {size}")
+            raise ValueError(
+                f"sketch stored_size: expected a power of two from {MIN_BUCKETS} to size = {total}, got {size}"
+            )
         self.of = engine.zeros(1, total, torch.float32)[0]
         plan = SketchPlan([total], [0], 1, size, (seed + 1) % (1 << 32))
         self._sketcher = engine.sketcher(plan)
         where = np.array([self.of.data_ptr()], np.int64)
         self._located = AddressTable(where, np.array([DTYPES.index(torch.float32)], np.int8), (self.of,))
-        self._sketcher.fit(self._located)
+        self._sketcher.prepare(self._located)
         self._out = engine.zeros(1, size, torch.float32)[0]
 
     def of_current(self) -> Tensor:

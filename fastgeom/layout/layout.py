@@ -12,7 +12,7 @@ from fastgeom.layout.addresses import dense_strides
 from fastgeom.layout.chunks import Ints, chunk_table, segments
 from fastgeom.validation import check_measurable
 
-Grouping = str | Callable[[str], str]
+LayerChoice = str | Callable[[str], str]
 
 
 class Layout:
@@ -20,8 +20,8 @@ class Layout:
 
     Args:
         target: a module (its trainable parameters, tied ones once) or an iterable of ``(name, parameter)``.
-        groups: ``"layer"`` (the module that owns the parameter), ``"parameter"``, ``"global"``, or a callable from
-            parameter name to group name.
+        layers: ``"module"`` (the module that owns the parameter), ``"parameter"``, ``"all"``, or a callable from
+            parameter name to layer name.
 
     Attributes:
         names, parameters, shapes, strides: of each tensor; strides give the memory order.
@@ -32,10 +32,10 @@ class Layout:
 
     Raises:
         ValueError: no parameters, a name missing or given twice, parameters on two devices, an unknown grouping.
-        TypeError: the target, a parameter or a group name is of a type that cannot be measured.
+        TypeError: the target, a parameter or a layer name is of a type that cannot be measured.
     """
 
-    def __init__(self, target: torch.nn.Module | Iterable[tuple[str, Tensor]], groups: Grouping = "layer") -> None:
+    def __init__(self, target: torch.nn.Module | Iterable[tuple[str, Tensor]], layers: LayerChoice = "module") -> None:
         named = _named_parameters(target)
         self._owners = _owners(target, named) if isinstance(target, torch.nn.Module) else []
         self.names = tuple(named)
@@ -47,10 +47,10 @@ class Layout:
         self.shapes = tuple(p.shape for p in self.parameters)
         self.strides = tuple(dense_strides(p) for p in self.parameters)
         self.numels: Ints = np.array([p.numel() for p in self.parameters], np.int64)
-        group_names = [_group_of(name, groups) for name in self.names]
-        self.layers = tuple(dict.fromkeys(group_names))
+        layer_names = [_layer_of(name, layers) for name in self.names]
+        self.layers = tuple(dict.fromkeys(layer_names))
         place = {name: i for i, name in enumerate(self.layers)}
-        self.layer: Ints = np.array([place[g] for g in group_names], np.int64)
+        self.layer: Ints = np.array([place[g] for g in layer_names], np.int64)
         self.chunks = chunk_table(self.numels)
         self.segments = segments(self.layer[self.chunks.tensor], len(self.layers))
 
@@ -103,19 +103,19 @@ def _named_parameters(target: torch.nn.Module | Iterable[tuple[str, Tensor]]) ->
     return named
 
 
-def _group_of(name: str, groups: Grouping) -> str:
-    if callable(groups):
-        group = groups(name)
+def _layer_of(name: str, layers: LayerChoice) -> str:
+    if callable(layers):
+        group = layers(name)
         if not isinstance(group, str) or not group:
-            raise TypeError(f"groups: expected a callable that returns a group name, got {group!r} for {name!r}")
+            raise TypeError(f"layers: expected a callable that returns a layer name, got {group!r} for {name!r}")
         if "\0" in group or not group.isprintable():
-            raise ValueError(f"groups: expected a callable that returns printable names, got {group!r} for {name!r}")
+            raise ValueError(f"layers: expected a callable that returns printable names, got {group!r} for {name!r}")
         return group
-    match groups:
-        case "layer":
+    match layers:
+        case "module":
             return name.rpartition(".")[0] or "(root)"
         case "parameter":
             return name
-        case "global":
+        case "all":
             return "(all)"
-    raise ValueError(f"groups: expected 'layer', 'parameter', 'global' or a callable name -> group, got {groups!r}")
+    raise ValueError(f"layers: expected 'module', 'parameter', 'all' or a callable name -> group, got {layers!r}")

@@ -29,7 +29,7 @@ from fastgeom.schema import STEP
 from fastgeom.trace.file import ROWS_DROPPED
 from fastgeom.trace.writer import TraceWriter
 
-__all__ = ["LAGS", "UPDATE", "Egress", "TraceShape"]
+__all__ = ["LAGS", "UPDATE", "Recorder", "TraceShape"]
 
 logger = logging.getLogger("fastgeom")
 
@@ -43,7 +43,7 @@ _QUEUE_ROWS = 1024
 _ON_HOST = {"wall_time", "measure_time_ms", ROWS_DROPPED}
 
 
-class Egress:
+class Recorder:
     """Takes measured rows to a trace file.
 
     Args:

@@ -48,7 +48,7 @@ def _write_rows(
     attributes: Mapping[str, str | int | float],
 ) -> None:
     """The writer thread: from the queue to the file, until ``None`` comes; never raises."""
-    report = _Report(writer, shape.layers)
+    report = _Once(writer, shape.layers)
     report.guard(lambda: writer.create(shape.fields(scalars), shape.coordinates(), attributes))
     while (row := rows.get()) is not None:
         report.guard(partial(report.nonfinite, row))
@@ -62,7 +62,7 @@ def _write_rows(
     rows.task_done()
 
 
-class _Report:
+class _Once:
     """What the writer thread has to say, each thing once."""
 
     def __init__(self, writer: TraceWriter, layers: Sequence[str]) -> None:

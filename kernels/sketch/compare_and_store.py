@@ -23,7 +23,7 @@ _STATISTICS = tl.constexpr(8)
 _SLOTS = tl.constexpr(32)
 
 
-class Ring(NamedTuple):
+class SketchRing(NamedTuple):
     """The sketches of the last gradients, and where sums against them go.
 
     Attributes:
@@ -49,7 +49,7 @@ class Ring(NamedTuple):
         return self if self.memory is None else self._replace(partials=self.partials[len(self.partials) - rows :])
 
 
-NO_RING = Ring(None, None, None)
+NO_RING = SketchRing(None, None, None)
 
 
 def ring_columns(slots):

@@ -1,6 +1,6 @@
 """The count sketch of groups of tensors, or of their updates, and exact moments from the same read.
 
-    sketch_k  =  sum over the elements of bucket k of  sign × x     which and what sign: ``fastgeom.layout.count_sketch``
+    sketch_k  =  sum over the elements of bucket k of  sign × x   which and what sign: ``fastgeom.layout.count_sketch``
     moments   =  sum x^2,  max |x| over what is not NaN,  number of inf and NaN
 
 and of an update u = x - snapshot: the sketch of u;  sum x^2,  sum u^2,  sum g u;  then snapshot <- x.
@@ -169,7 +169,7 @@ def launch_sketch(
         partials: float64 (rows, 3): a row for each program, one table after the other, then for each copy: sum x^2,
             max |x|, number of inf and NaN; or sum x^2, sum u^2, sum g u.
         out: float32 (plan.total,), at a multiple of 16 bytes; all of it is written.
-        ring: what the sketch is compared with, and stored in unless it is that of an update; see ``sketch_ring.Ring``.
+        ring: what the sketch is compared with, and stored in unless it is that of an update; see ``SketchRing``.
         update: sketch the update, and renew the snapshot.
         wide: read float64 too, and compute moments in float64.
         scale: float64 (), what the gradient is multiplied by.

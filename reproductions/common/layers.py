@@ -10,7 +10,7 @@ from matplotlib.figure import SubFigure
 from fastgeom import figures
 from reproductions.common.configuration import Configuration
 from reproductions.common.reproduction import Effort, Results
-from reproductions.common.runs import Run
+from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.shares import oscillating_share
 from reproductions.common.spread import known_mean, say
@@ -22,7 +22,7 @@ def layer_plan(effort: Effort, seed: int, rates: Mapping[str, tuple[float, int]]
     return {f"{c.network} on {c.data}": c for c in chosen}
 
 
-def layer_oscillation(run: Run) -> np.ndarray:
+def layer_oscillation(run: TrainingRun) -> np.ndarray:
     """Share of oscillating steps of every layer, by its own c_t, shape (layer,); NaN where none is known."""
     return np.asarray([oscillating_share(cosine) for cosine in run.layer_cosine.T])
 

@@ -16,7 +16,7 @@ from reproductions.common.caption import describe_settings
 from reproductions.common.configuration import Configuration
 from reproductions.common.picture import new_picture, save_picture
 from reproductions.common.pool import finish
-from reproductions.common.runs import Run, RunError, find
+from reproductions.common.runs import RunError, TrainingRun, find
 from reproductions.common.verdict import Verdict, in_numbers, judge
 
 SEEDS = range(20, 25)
@@ -25,7 +25,7 @@ SEEDS = range(20, 25)
 QUICK_SEEDS = 2
 
 Effort = Literal["quick", "default", "full"]
-Runs = Mapping[str, Run]
+Runs = Mapping[str, TrainingRun]
 """The runs of one seed, by the keys that the plan gave them."""
 
 
@@ -206,7 +206,7 @@ def _each_once(texts: Iterable[str]) -> str:
     return "; ".join(sorted(set(texts)))
 
 
-def _found(configuration: Configuration, request: Request) -> Run:
+def _found(configuration: Configuration, request: Request) -> TrainingRun:
     run = find(configuration, request.runs_folder)
     if run is None:
         raise RunError(f"{request.runs_folder}: expected the finished run {configuration.name}, found none")

@@ -28,7 +28,7 @@ class RunError(Exception):
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """A finished run.
 
     Attributes:
@@ -172,9 +172,9 @@ def write_arrays(configuration: Configuration, folder: Path, arrays: dict[str, n
     os.replace(draft, path)
 
 
-def write_record(run: Run) -> None:
+def write_record(run: TrainingRun) -> None:
     """Say that a run is finished, and how it was made; whole or not at all."""
-    record = {field.name: getattr(run, field.name) for field in fields(Run)}
+    record = {field.name: getattr(run, field.name) for field in fields(TrainingRun)}
     del record["folder"]
     path = record_path(run.configuration, run.folder)
     draft = path.with_suffix(".json.part")
@@ -182,7 +182,7 @@ def write_record(run: Run) -> None:
     os.replace(draft, path)
 
 
-def find(configuration: Configuration, folder: Path) -> Run | None:
+def find(configuration: Configuration, folder: Path) -> TrainingRun | None:
     """Find a kept run; None where it was never finished.
 
     Raises:
@@ -192,7 +192,7 @@ def find(configuration: Configuration, folder: Path) -> Run | None:
     try:
         record = json.loads(path.read_text())
         kept = record.pop("configuration")
-        run = Run(configuration, folder, **record)
+        run = TrainingRun(configuration, folder, **record)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

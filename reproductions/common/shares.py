@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from fastgeom import analysis
-from reproductions.common.runs import Run
+from reproductions.common.runs import TrainingRun
 
 DEFINITIONS = {"net": "net", "gross": "gross", "log_loss": "log-loss", "segment": "segment"}
 """Fields of ``analysis.ProgressShares``, and how a figure calls them."""
 
 
-def share_table(run: Run, labels: np.ndarray) -> np.ndarray:
+def share_table(run: TrainingRun, labels: np.ndarray) -> np.ndarray:
     """Progress of each regime by each definition, shape (definition, regime): smooth, mixed, zigzag."""
     end = run.end
     shares = analysis.progress_shares(run.trace.loss[:end], labels, run.trace.step[:end])

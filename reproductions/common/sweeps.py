@@ -16,7 +16,7 @@ from reproductions.common.configuration import Configuration
 from reproductions.common.data import load
 from reproductions.common.descent import add_full_batch_gradient
 from reproductions.common.models import build
-from reproductions.common.runs import Run, find
+from reproductions.common.runs import TrainingRun, find
 from reproductions.common.training import longest_kept, one_thread, put_parameters
 
 SCALES = np.logspace(-3, 2, 26)
@@ -45,7 +45,7 @@ class Point:
     crossing: float
 
 
-def sweeps(run: Run, theta: float) -> tuple[Point, ...]:
+def sweeps(run: TrainingRun, theta: float) -> tuple[Point, ...]:
     """Sweep at points of a run with checkpoints; made once for each run and threshold."""
     return _sweeps(run.configuration, run.folder, theta)
 

@@ -25,8 +25,8 @@ from reproductions.common.descent import add_batch_gradient, add_full_batch_grad
 from reproductions.common.models import build, count_parameters
 from reproductions.common.runs import (
     SKETCH_WINDOW,
-    Run,
     RunError,
+    TrainingRun,
     claimed,
     find,
     sketch_path,
@@ -75,7 +75,7 @@ def _train(configuration: Configuration, folder: Path, report: Report) -> None:
         diverged_at = _descend(configuration, folder, model, examples, kept=kept, report=report)
     if arrays := kept.arrays():
         write_arrays(configuration, folder, arrays)
-    run = Run(
+    run = TrainingRun(
         configuration,
         folder,
         n_parameters=count_parameters(model),
@@ -169,7 +169,7 @@ def _probes(configuration: Configuration, folder: Path, model: nn.Module) -> Ite
         yield fastgeom.Probe(
             model,
             window=SKETCH_WINDOW,
-            history=fastgeom.Sketch(SKETCH_SIZE, record=configuration.sketch),
+            history=fastgeom.Sketch(SKETCH_SIZE, stored_size=configuration.sketch),
             trace=sketch_path(configuration, folder),
             trace_mode="w",
         )
@@ -196,7 +196,7 @@ class _Kept:
             self.gradients.append(flatten([parameter.grad for parameter in self.parameters]))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What was kept, under the names that ``Run.arrays`` gives it."""
+        """What was kept, under the names that ``TrainingRun.arrays`` gives it."""
         kept: dict[str, np.ndarray] = {}
         if self.every is not None:
             kept |= {"checkpoint_steps": np.asarray(self.steps), "checkpoints": np.stack(self.checkpoints)}
@@ -228,7 +228,7 @@ def restart_point(restart: Restart, folder: Path) -> np.ndarray:
     return parent.arrays["checkpoints"][restart_index(restart, parent)]
 
 
-def restart_index(restart: Restart, parent: Run) -> int:
+def restart_index(restart: Restart, parent: TrainingRun) -> int:
     """Which checkpoint of the parent that is."""
     steps = parent.arrays["checkpoint_steps"]
     inside = longest_kept(parent.labels(restart.theta), analysis.ZIGZAG, steps)
@@ -248,7 +248,7 @@ def longest_kept(labels: np.ndarray, label: int, steps: np.ndarray) -> np.ndarra
     Returns:
         Numbers of checkpoints, increasing; empty where no stretch has any.
     """
-    stretches = [part for part in analysis.runs(labels) if part.label == label]
+    stretches = [part for part in analysis.stretches(labels) if part.label == label]
     for stretch in sorted(stretches, key=lambda part: -part.length):
         inside = np.flatnonzero((steps >= stretch.start) & (steps < stretch.stop))
         if len(inside):

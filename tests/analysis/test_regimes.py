@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fastgeom.analysis import MIXED, SMOOTH, ZIGZAG, classify, regime_counts, runs, sensitivity
+from fastgeom.analysis import MIXED, SMOOTH, ZIGZAG, classify, regime_counts, sensitivity, stretches
 
 NAN = math.nan
 
@@ -44,7 +44,7 @@ def test_nan_is_mixed_and_breaks_a_run() -> None:
 
 def test_no_steps() -> None:
     assert classify([]).shape == (0,)
-    assert runs([]) == []
+    assert stretches([]) == []
     assert regime_counts([]) == {"smooth": 0, "mixed": 0, "zigzag": 0}
     assert np.isnan(sensitivity([])).all()
 
@@ -61,12 +61,12 @@ def test_other_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"adjacent_cosine: expected .* got shape \(2, 3\)"):
         classify(np.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"labels: expected .* got shape \(2, 3\)"):
-        runs(np.zeros((2, 3)))
+        stretches(np.zeros((2, 3)))
 
 
 def test_runs_cover_every_row_once() -> None:
     labels = np.random.default_rng(0).integers(-1, 2, size=101)
-    cut = runs(labels)
+    cut = stretches(labels)
     assert [run.start for run in cut[1:]] == [run.stop for run in cut[:-1]]
     assert (cut[0].start, cut[-1].stop) == (0, 101)
     assert all((labels[run.start : run.stop] == run.label).all() for run in cut)
@@ -100,7 +100,7 @@ def test_gradient_descent_on_a_quadratic_goes_from_smooth_to_zigzag() -> None:
     gradients = eigenvalues * x0 * factors ** np.arange(steps)[:, None]
     labels = classify(adjacent_cosine(gradients))
     assert labels[1] == SMOOTH and labels[-1] == ZIGZAG
-    assert [run.label for run in runs(labels[1:])] == [SMOOTH, MIXED, ZIGZAG]
+    assert [run.label for run in stretches(labels[1:])] == [SMOOTH, MIXED, ZIGZAG]
 
 
 def test_sensitivity_counts_known_steps_only_and_narrows_with_theta() -> None:

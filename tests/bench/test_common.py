@@ -183,7 +183,7 @@ def test_ours_that_is_wrong_fails_before_anything_is_timed(monkeypatch, bench):
 @pytest.mark.parametrize("statistic", [NORM, CLIP, DOT, WINDOW, DEFERRED, UPDATE])
 def test_every_way_is_held_against_the_truth(cpu, monkeypatch, statistic):
     """The truth is moved: a way that compared nothing would still be made ready."""
-    case = Case(statistic, 3000, 3, window=3, block=2, groups="global")
+    case = Case(statistic, 3000, 3, window=3, block=2, layers="all")
     summed = truth.summed
     monkeypatch.setattr(truth, "summed", lambda *arguments, **options: 2 * summed(*arguments, **options) + 1e6)
     for way in methods.WAYS[statistic]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastgeom.analysis import lag_cosine
 from reproductions.common.configuration import Configuration
-from reproductions.common.runs import Run
+from reproductions.common.runs import TrainingRun
 from tests.trajectories import differences_and_sums, recorded
 
 WEAK = float(np.arccos(0.85))
@@ -34,7 +34,7 @@ def made(
     arrays: dict[str, np.ndarray] | None = None,
     window: int = 32,
     **changes: Any,
-) -> Run:
+) -> TrainingRun:
     """A run whose trace holds what follows from these rows, under the names of a real one.
 
     Args:
@@ -79,12 +79,12 @@ def made(
     return _with_trace(c, trace, arrays)
 
 
-def cut(run: Run, steps: int) -> Run:
+def cut(run: TrainingRun, steps: int) -> TrainingRun:
     """The first steps of a run."""
     return _with_trace(run.configuration, {name: rows[:steps] for name, rows in vars(run.trace).items()}, run.arrays)
 
 
-def diverged(run: Run) -> Run:
+def diverged(run: TrainingRun) -> TrainingRun:
     """The same run, whose loss is lost at one step more, and after it numbers that nobody may read.
 
     They are finite, and what every statistic looks for: zigzag and smooth steps, sharp turns, a low loss.
@@ -110,7 +110,7 @@ def diverged(run: Run) -> Run:
 
 def _with_trace(
     c: Configuration, trace: dict[str, np.ndarray], arrays: dict[str, np.ndarray] | None, diverged_at: int | None = None
-) -> Run:
-    run = Run(c, Path("nowhere"), n_parameters=2, seconds=1.0, diverged_at=diverged_at, versions={})
+) -> TrainingRun:
+    run = TrainingRun(c, Path("nowhere"), n_parameters=2, seconds=1.0, diverged_at=diverged_at, versions={})
     run.__dict__.update(trace=SimpleNamespace(**trace), arrays=arrays or {})
     return run

@@ -75,7 +75,7 @@ def test_a_large_deferred_window_stores_past_the_caches_what_a_small_one_stores(
 
 
 def test_a_deferred_window_counts_steps_as_an_exact_one_does(tmp_path):
-    steps, options = (0, 1, 4, 5, 6, 7, 30, 31), {"window": 3, "record_lags": [2], "track_updates": True}
+    steps, options = (0, 1, 4, 5, 6, 7, 30, 31), {"window": 3, "layer_lags": [2], "track_updates": True}
     exact, _ = run(tmp_path / "exact.h5", steps, **options)
     deferred, _ = run(tmp_path / "deferred.h5", steps, history=fastgeom.Exact(defer=3), **options)
     for name in set(exact.names) - CLOCKS:
@@ -97,7 +97,7 @@ def test_rows_of_a_deferred_window_reach_the_file_a_block_at_a_time(tmp_path):
             for (_, p), g in zip(named, gradients(step), strict=True):
                 p.grad = g
             probe.step()
-            waiting.append([row.step for row in probe._egress._waiting])
+            waiting.append([row.step for row in probe._recorder._waiting])
     assert waiting == [[0], [0, 1], [], [3], [3, 4], [], [6]]
 
 
@@ -145,7 +145,7 @@ def test_estimates_are_within_their_errors_over_many_seeds(tmp_path, correlation
 
 
 def test_a_layer_that_fits_is_kept_whole_and_has_no_error(tmp_path):
-    options = {"window": 2, "groups": "parameter"}
+    options = {"window": 2, "layers": "parameter"}
     exact, _ = run(tmp_path / "exact.h5", range(4), **options)
     ours, _ = run(tmp_path / "ours.h5", range(4), history=fastgeom.Sketch(size=4096), **options)
     kept = [ours.layers.index("a.bias"), ours.layers.index("b.weight")]
@@ -198,7 +198,7 @@ def test_a_gradient_that_is_not_finite_spoils_its_own_lags_only(tmp_path):
 
 
 def test_recorded_sketches_compare_any_two_steps_of_a_run(tmp_path):
-    options = {"window": 1, "history": fastgeom.Sketch(size=4096, record=1024)}
+    options = {"window": 1, "history": fastgeom.Sketch(size=4096, stored_size=1024)}
     ours, _ = run(tmp_path / "run.h5", range(6), lambda s: gradients(s, 0.5), **options)
     assert ours.sketch.shape == (6, 1024) and ours.dims("sketch") == ("step", "bucket")
     truth = [gradients(s, 0.5) for s in range(6)]
@@ -232,10 +232,13 @@ def test_the_memory_of_sketches_is_window_times_size(monkeypatch):
         ({"size": 0}, r"^sketch size: expected an integer of at least 1, got 0$"),
         ({"size": 2.0**18}, r"^sketch size: expected an integer of at least 1, got 262144.0$"),
         ({"seed": -1}, r"^sketch seed: expected an integer of at least 0, got -1$"),
-        ({"record": 0}, r"^sketch record: expected an integer of at least 1, got 0$"),
-        ({"record": 64}, r"^record: expected a power of two from 128 to size = \d+, got 64$"),
-        ({"record": 100}, r"^record: expected a power of two .*, got 100$"),
-        ({"size": 256, "record": 512}, r"^record: expected a power of two from 128 to size = \d+, got 512$"),
+        ({"stored_size": 0}, r"^sketch stored_size: expected an integer of at least 1, got 0$"),
+        ({"stored_size": 64}, r"^sketch stored_size: expected a power of two from 128 to size = \d+, got 64$"),
+        ({"stored_size": 100}, r"^sketch stored_size: expected a power of two .*, got 100$"),
+        (
+            {"size": 256, "stored_size": 512},
+            r"^sketch stored_size: expected a power of two from 128 to size = \d+, got 512$",
+        ),
         ({"size": 128}, r"^size: expected at least \d+ for 2 groups, got 128$"),
     ],
 )

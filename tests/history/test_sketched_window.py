@@ -104,7 +104,7 @@ def plain(plan: SketchPlan, gradient: Gradient, scale: float = 1.0) -> Tensor:
     return out
 
 
-def by_layer(layout: Layout, tensors: Gradient, others: Gradient | None = None) -> np.ndarray:
+def reduce_by_layer(layout: Layout, tensors: Gradient, others: Gradient | None = None) -> np.ndarray:
     """Sums of products in float64 by layer, then over all."""
     pairs = zip(tensors, others or tensors, strict=True)
     dots = [0.0 if a is None or b is None else float((a.double() * b.double()).sum()) for a, b in pairs]
@@ -153,17 +153,17 @@ def run(window: int, *, updates: bool = False) -> Iterator[Measured]:
             before = [x.clone() for x in parameter]
             for x, g in zip(parameter, common, strict=True):
                 x.add_(g + random_tensor(x.numel(), x.dtype), alpha=0.1)
-            past.fit(table(gradient), table(parameter))
+            past.prepare(table(gradient), table(parameter))
             exact, found = past.measure_update(
                 table(parameter), table(gradient), step.number, grad_scale=options.get("grad_scale")
             )
             u = [x.double() - old.double() for x, old in zip(parameter, before, strict=True)]
             g = [None if t is None else t.double() * scale for t in gradient]
-            sums = [by_layer(layout, parameter), by_layer(layout, u), by_layer(layout, g, u)]
+            sums = [reduce_by_layer(layout, parameter), reduce_by_layer(layout, u), reduce_by_layer(layout, g, u)]
             sketch = torch.full((plan.total,), torch.nan)
             update_sketch(plan, table(parameter), table(before), sketch)
             update = (exact, sums), found, truth.moments(sketch, step.number)
-        past.fit(table(gradient))
+        past.prepare(table(gradient))
         out = torch.full((plan.total,), torch.nan)
         _, found = past.measure(table(gradient), step.number, out=out, **options)
         sketch = plain(plan, gradient, scale)
@@ -171,7 +171,7 @@ def run(window: int, *, updates: bool = False) -> Iterator[Measured]:
         yield Measured(step, gradient, found, expected, out, sketch, past._ring.clone(), *update)
         if not step.found_inf:
             truth.sketches[step.number] = sketch.double().numpy()
-            truth.norms[step.number] = np.sqrt(by_layer(layout, gradient)) * scale
+            truth.norms[step.number] = np.sqrt(reduce_by_layer(layout, gradient)) * scale
 
 
 # ---------------------------------------------------------------- numbers
@@ -199,10 +199,12 @@ def test_norms_and_counts_are_exact_also_of_a_step_that_is_skipped() -> None:
         gradient = gradient_at(step, common)
         exact, _ = past.measure(table(gradient), step.number, **options_of(step))
         assert not exact.nonfinite.any()
-        np.testing.assert_allclose(exact.grad_sq, by_layer(layout, gradient) / (step.scale or 1.0) ** 2, rtol=FLOOR)
+        np.testing.assert_allclose(
+            exact.grad_sq, reduce_by_layer(layout, gradient) / (step.scale or 1.0) ** 2, rtol=FLOOR
+        )
         np.testing.assert_allclose(exact.grad_norm, exact.grad_sq.sqrt(), rtol=FLOOR)
-        absmax = max([float(g.abs().max()) for g in gradient if g is not None and g.numel()] or [0.0])
-        assert float(exact.absmax[-1]) == absmax / (step.scale or 1.0)
+        grad_absmax = max([float(g.abs().max()) for g in gradient if g is not None and g.numel()] or [0.0])
+        assert float(exact.grad_absmax[-1]) == grad_absmax / (step.scale or 1.0)
 
 
 @pytest.mark.parametrize("window", [1, 3])
@@ -276,16 +278,16 @@ def test_a_tensor_of_an_exact_layer_that_is_longer_than_a_chunk_is_kept_whole() 
         assert_moments(found, truth.moments(out, number))
         assert_same_bits(out[: sum(numels[:2])], torch.cat(gradient[:2]))
         truth.sketches[number] = out.double().numpy()
-        truth.norms[number] = np.sqrt(by_layer(layout, gradient))
+        truth.norms[number] = np.sqrt(reduce_by_layer(layout, gradient))
 
 
 def test_the_snapshot_has_the_dtypes_of_the_first_parameters() -> None:
     layout, plan = layout_and_plan()
     past, x = CpuSketchWindow(layout, ENGINE, plan, 2), common_part()
-    past.fit(table(x), table(x))
-    past.fit(table(x))
+    past.prepare(table(x), table(x))
+    past.prepare(table(x))
     with pytest.raises(ValueError, match=r"^parameter 'a.weight': expected dtype torch.float32 .*, got torch.b"):
-        past.fit(table(x), table([x[0].bfloat16(), *x[1:]]))
+        past.prepare(table(x), table([x[0].bfloat16(), *x[1:]]))
 
 
 # ---------------------------------------------------------------- memory
@@ -316,7 +318,7 @@ def test_the_memory_is_window_sketches_and_not_one_more(numels) -> None:
     past, allowed = CpuSketchWindow(layout, ENGINE, plan, window), 0.01 * window * plan.total * 4
     gradient = table([torch.ones(n) for n in numels])
     for step in range(window + 2):
-        past.fit(gradient)
+        past.prepare(gradient)
         past.measure(gradient, step)
     held = memory_of(past, layout)
     assert window * plan.total * 4 <= sum(held.values()) <= window * plan.total * 4 + allowed
@@ -345,7 +347,7 @@ def test_no_bit_depends_on_the_number_of_threads() -> None:
             torch.set_num_threads(threads)
             past = CpuSketchWindow(layout, ENGINE, plan, 2)
             for step, g in enumerate(gradients):
-                past.fit(table(g), table(g))
+                past.prepare(table(g), table(g))
                 updated = past.measure_update(table(g), table(gradients[0]), step)
                 measured = past.measure(table(g), step)
             each = [value for found in (*updated, *measured) for value in vars(found).values() if value is not None]

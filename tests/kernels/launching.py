@@ -89,7 +89,7 @@ if __name__ == "__main__":
         "kept": steps(torch.float32, 2, window=3, history=fastgeom.Exact(dtype=torch.bfloat16)),
         "deferred": steps(torch.bfloat16, 5, window=16, history=fastgeom.Exact(defer=2)),
         "sketch": steps(
-            torch.bfloat16, 3, window=3, history=fastgeom.Sketch(size=1024, record=128), groups="parameter"
+            torch.bfloat16, 3, window=3, history=fastgeom.Sketch(size=1024, stored_size=128), layers="parameter"
         ),
     }
     for name, history in (

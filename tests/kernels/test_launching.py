@@ -12,7 +12,7 @@ import pytest
 def pretended(checkout):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment |= {"PYTHONPATH": str(checkout), "TRITON_CACHE_DIR": str(checkout / "build" / "launching")}
-    command = [sys.executable, "-m", "tests.launching"]
+    command = [sys.executable, "-m", "tests.kernels.launching"]
     done = subprocess.run(
         command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300, check=False
     )

@@ -259,11 +259,11 @@ def in_pieces(loop: Callable[..., None], tasks, cost, *arguments) -> None:
 def among(threads: int) -> Callable[..., None]:
     """One task at a time, to whichever thread is free."""
 
-    def deal(loop: Callable[..., None], tasks, cost, *arguments) -> None:
+    def run_chunks(loop: Callable[..., None], tasks, cost, *arguments) -> None:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(lambda task: loop(np.array([task]), *arguments), tasks))
 
-    return deal
+    return run_chunks
 
 
 def test_no_bit_depends_on_how_the_work_is_dealt_or_on_the_number_of_threads() -> None:
@@ -271,7 +271,7 @@ def test_no_bit_depends_on_how_the_work_is_dealt_or_on_the_number_of_threads() -
     plan = SketchPlan(numels, groups, 3, 2**14)
     tensors = [random_tensor(n, d) for n, d in zip(numels, DTYPES, strict=True)]
     results = []
-    for options in ({}, {"deal": in_pieces}, {"deal": among(2)}, {"deal": among(5)}):
+    for options in ({}, {"run_chunks": in_pieces}, {"run_chunks": among(2)}, {"run_chunks": among(5)}):
         out = torch.full((plan.total,), torch.nan)
         moments = sketch_moments(plan, table(tensors), out, **options)
         results.append([out, *(torch.from_numpy(m.copy()) for m in moments)])
@@ -296,12 +296,12 @@ def test_moments_are_those_of_the_reference_in_every_group(dtype) -> None:
     numels, groups = [70_001, 3, 9000, 0, 200, 4096], [0, 1, 2, 2, 1, 2]
     plan = SketchPlan(numels, groups, 3, 2**13)
     tensors = [random_tensor(n, dtype, offset=1) for n in numels]
-    sums, absmax, nonfinite = sketch_moments(plan, table(tensors), torch.empty(plan.total))
-    grad_sq, largest = by_group(plan, sums)[:, 0], by_group(plan, absmax, np.maximum)
+    sums, grad_absmax, nonfinite = sketch_moments(plan, table(tensors), torch.empty(plan.total))
+    grad_sq, largest = by_group(plan, sums)[:, 0], by_group(plan, grad_absmax, np.maximum)
     for g in (0, 1, 2, -1):
         members = [t for t, group in zip(tensors, groups, strict=True) if g in {group, -1}]
         assert_accurate(float(grad_sq[g]), reference.dot(members, members), torch.square, members)
-        assert float(largest[g]) == reference.absmax(members)
+        assert float(largest[g]) == reference.grad_absmax(members)
     assert not nonfinite.any()
 
 
@@ -313,16 +313,18 @@ def test_what_is_not_finite_is_counted_where_it_stands_and_spoils_its_own_bucket
     tensors[1][[5, 2999]] = torch.tensor([torch.nan, -torch.inf], dtype=dtype)
     tensors[2][49] = torch.nan
     out = torch.empty(plan.total)
-    _, absmax, nonfinite = sketch_moments(plan, table(tensors), out)
+    _, grad_absmax, nonfinite = sketch_moments(plan, table(tensors), out)
     assert by_group(plan, nonfinite).tolist() == [0, 2, 1, 3]
-    assert by_group(plan, absmax, np.maximum).tolist() == [reference.absmax([t]) for t in tensors] + [torch.inf]
+    assert by_group(plan, grad_absmax, np.maximum).tolist() == [reference.grad_absmax([t]) for t in tensors] + [
+        torch.inf
+    ]
     assert [int((~part.isfinite()).sum()) for part in groups_of(plan, out)] == [0, 2, 1]
 
 
 def test_the_sketch_of_a_list_without_elements_has_no_moments() -> None:
     plan = SketchPlan([0], [0], 1, 128)
-    sums, absmax, nonfinite = sketch_moments(plan, table([torch.zeros(0)]), torch.empty(plan.total))
-    assert not sums.any() and not absmax.any() and not nonfinite.any()
+    sums, grad_absmax, nonfinite = sketch_moments(plan, table([torch.zeros(0)]), torch.empty(plan.total))
+    assert not sums.any() and not grad_absmax.any() and not nonfinite.any()
 
 
 @pytest.mark.parametrize(
@@ -370,7 +372,7 @@ def test_updates_of_whole_numbers_have_the_sums_of_the_definition_and_absent_gra
     for g in ([None] * 6, [None, *gradient[1:]]):
         out = torch.full((plan.total,), torch.nan)
         snapshot = [t.clone() for t in before]
-        sums = update_sketch(plan, table(after), table(snapshot), out, gradient=table(g), deal=in_pieces)
+        sums = update_sketch(plan, table(after), table(snapshot), out, gradient=table(g), run_chunks=in_pieces)
         assert_same_bits(out, definition(plan, update).float())
         known = [(d, u) for d, u in zip(g, update, strict=True) if d is not None]
         assert sums.sum(0)[2] == (reference.dot(*map(list, zip(*known, strict=True))) if known else 0)

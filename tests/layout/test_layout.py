@@ -57,7 +57,7 @@ def test_a_layer_is_the_module_that_owns_the_parameter() -> None:
 def test_layers_may_be_parameters_or_one_or_what_a_callable_says() -> None:
     model = Model()
     assert Layout(model, "parameter").layers == Layout(model).names
-    assert Layout(model, "global").layers == ("(all)",)
+    assert Layout(model, "all").layers == ("(all)",)
     by_kind = Layout(model, lambda name: name.rpartition(".")[2])
     assert by_kind.layers == ("offset", "gain", "weight", "bias")
     assert [by_kind.layers[i] for i in by_kind.layer] == [n.rpartition(".")[2] for n in by_kind.names]
@@ -203,16 +203,16 @@ def test_parameters_on_two_devices_are_refused_with_a_name_for_each() -> None:
         Layout([("a", torch.ones(2)), ("b", torch.ones(2, device="meta"))])
 
 
-@pytest.mark.parametrize("groups", ["layers", "", 3, None])
-def test_an_unknown_grouping_is_refused(groups) -> None:
-    message = rf"^groups: expected 'layer', 'parameter', 'global' or a callable .*, got {groups!r}$"
+@pytest.mark.parametrize("layers", ["layers", "", 3, None])
+def test_an_unknown_grouping_is_refused(layers) -> None:
+    message = rf"^layers: expected 'module', 'parameter', 'all' or a callable .*, got {layers!r}$"
     with pytest.raises(ValueError, match=message):
-        Layout(nn.Linear(2, 2), groups)
+        Layout(nn.Linear(2, 2), layers)
 
 
 @pytest.mark.parametrize("group", [None, 3, ""])
 def test_a_callable_that_returns_no_name_is_refused(group) -> None:
-    with pytest.raises(TypeError, match=rf"^groups: expected a callable .* got {group!r} for 'weight'$"):
+    with pytest.raises(TypeError, match=rf"^layers: expected a callable .* got {group!r} for 'weight'$"):
         Layout(nn.Linear(2, 2), lambda name: group)
 
 

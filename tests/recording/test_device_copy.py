@@ -10,7 +10,7 @@ import torch
 import fastgeom
 from fastgeom.recording import device_copy as transfer
 from fastgeom.recording import pending_rows as rows
-from fastgeom.recording import recorder as egress
+from fastgeom.recording import recorder
 from fastgeom.recording.device_copy import Transfer
 from fastgeom.recording.graph_ring import ReplayRows
 from fastgeom.recording.pending_rows import WAITING_ROWS
@@ -80,7 +80,7 @@ class Slow(Transfer):
 
 @pytest.fixture
 def slow(monkeypatch):
-    for module in (egress, rows):
+    for module in (recorder, rows):
         monkeypatch.setattr(module, "Transfer", Slow)
     Slow.arrived = Slow.made = 0
     return Slow
@@ -90,12 +90,12 @@ def test_rows_are_looked_at_when_the_next_one_comes_and_leave_in_order(tmp_path,
     weight = torch.nn.Parameter(torch.zeros(3))
     probe = fastgeom.Probe([("w", weight)], window=2, trace=tmp_path / "run.h5")
     steps_of(probe, weight, range(5))
-    assert [row.step for row in probe._egress._waiting] == [0, 1, 2, 3, 4]
+    assert [row.step for row in probe._recorder._waiting] == [0, 1, 2, 3, 4]
     slow.arrived = 3
     steps_of(probe, weight, [5])
-    assert [row.step for row in probe._egress._waiting] == [3, 4, 5]
+    assert [row.step for row in probe._recorder._waiting] == [3, 4, 5]
     probe.drain()
-    assert len(probe._egress._waiting) == 0
+    assert len(probe._recorder._waiting) == 0
     probe.close()
     trace = fastgeom.open_trace(tmp_path / "run.h5")
     assert trace.step.tolist() == trace.loss.tolist() == [0, 1, 2, 3, 4, 5]
@@ -106,7 +106,7 @@ def test_a_device_that_does_not_follow_costs_rows_that_are_counted_and_never_tim
     weight = torch.nn.Parameter(torch.zeros(3))
     with fastgeom.Probe([("w", weight)], window=2, trace=tmp_path / "run.h5") as probe:
         steps_of(probe, weight, range(WAITING_ROWS + 10))
-        assert len(probe._egress._waiting) == WAITING_ROWS
+        assert len(probe._recorder._waiting) == WAITING_ROWS
     trace = fastgeom.open_trace(tmp_path / "run.h5")
     assert trace.step.tolist() == list(range(10, WAITING_ROWS + 10))
     assert trace.attributes["rows_dropped"] == 10
@@ -166,7 +166,7 @@ def test_steps_measured_while_capturing_are_counted_on_the_device_and_drained(
 ):
     """A capture repeats what the host was told once: here every call of a capture stands for one replay."""
     now = {"capturing": False}
-    for module in ("egress", "probe"):
+    for module in ("recording.recorder", "probe"):
         monkeypatch.setattr(f"fastgeom.{module}.capturing", lambda _: now["capturing"])
     monkeypatch.setattr("fastgeom.recording.recorder.can_capture", lambda _: True)
     traces = []
@@ -195,7 +195,7 @@ def test_steps_measured_while_capturing_are_counted_on_the_device_and_drained(
 
 @pytest.mark.parametrize(
     ("history", "module"),
-    [(fastgeom.Exact(), "triton_window"), (fastgeom.Sketch(size=128), "triton_sketch_window")],
+    [(fastgeom.Exact(), "triton.window"), (fastgeom.Sketch(size=128), "triton.sketch_window")],
     ids=["exact", "sketch"],
 )
 def test_a_first_step_inside_of_a_capture_is_refused(monkeypatch, device, history, module):
@@ -213,7 +213,7 @@ def test_a_number_that_is_no_tensor_is_the_same_in_every_replay(tmp_path, monkey
     with fastgeom.Probe([("w", weight)], window=2, trace=tmp_path / "run.h5", backend="triton") as probe:
         weight.grad = torch.ones(3, device=device)
         probe.step(lr=0.5)
-        for module in ("egress", "probe"):
+        for module in ("recording.recorder", "probe"):
             monkeypatch.setattr(f"fastgeom.{module}.capturing", lambda _: True)
         probe.step(lr=0.25)
     assert fastgeom.open_trace(tmp_path / "run.h5").lr.tolist() == [0.5, 0.25]

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import fastgeom
-from fastgeom.recording import recorder as egress
+from fastgeom.recording import recorder
 from fastgeom.schema import reserved_names
 from fastgeom.trace import TraceWriter
 
@@ -45,7 +45,7 @@ def test_rows_have_their_wall_time_and_what_measuring_cost(tmp_path, monkeypatch
     """The wall clock may step, backwards too: a row has what it says. The cost comes from a clock that never does."""
     wall_times = [1e9, 1e9 + 100.0, 1e9 + 40.0]
     clock = SimpleNamespace(time=iter(wall_times).__next__, perf_counter=time.perf_counter)
-    monkeypatch.setattr(egress, "time", clock)
+    monkeypatch.setattr(recorder, "time", clock)
     pauses, elapsed_ms = [0.0, 0.05, 0.0], []
 
     def gradient(parameter):
@@ -150,7 +150,7 @@ def test_a_disk_that_cannot_follow_costs_rows_that_are_counted_and_never_time(tm
         append(self, row)
 
     monkeypatch.setattr(TraceWriter, "append", slow)
-    monkeypatch.setattr(egress, "_QUEUE_ROWS", 8)
+    monkeypatch.setattr(recorder, "_QUEUE_ROWS", 8)
     _, probe = one_parameter_probe(tmp_path / "run.h5")
     steps = 30
     for _ in range(steps):
@@ -388,7 +388,7 @@ def test_the_trace_says_how_it_was_measured(tmp_path):
     assert configuration["window"] == 2
     assert configuration["track_updates"] is True
     assert configuration["schedule"] == "bursts(every=5, length=2)"
-    assert configuration["groups"] == "layer"
+    assert configuration["layers"] == "module"
     assert configuration["n_parameters"] == 4
     assert configuration["dtypes"] == ["float32"]
     assert attributes["device"] == "cpu"

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from reproductions.__main__ import NAMES
-from reproductions.common.runs import Run
+from reproductions.common.runs import TrainingRun
 from tests.figures.handmade_runs import made, walk
 from tests.trajectories import rotation
 
-Runs = Mapping[str, Run]
+Runs = Mapping[str, TrainingRun]
 
 LR = 0.1
 HARD, SOFT = 12 / LR, 1.8 / LR
@@ -51,7 +51,7 @@ def measured(figure_id: str, runs: Runs, theta: float = 0.9) -> float:
     return importlib.import_module(f"reproductions.{name}").FIGURE.measure(runs, theta)
 
 
-def turning(*turns: str, **changes: object) -> Run:
+def turning(*turns: str, **changes: object) -> TrainingRun:
     """A run of one layer, or of one layer a word, whose gradients turn so."""
     layers = [walk(word) for word in turns]
     return made(np.concatenate(layers, axis=1), layers=layers, window=1, **changes)
@@ -63,7 +63,7 @@ def dirichlet(angle: float, size: int = 16) -> float:
     return (total**2 - size) / (size * (size - 1))
 
 
-def rotating(smooth: float, zigzag: float) -> Run:
+def rotating(smooth: float, zigzag: float) -> TrainingRun:
     """40 gradients that turn by one angle a step, then 40 that reverse and turn by the other."""
     return made(np.concatenate([rotation(smooth, 40), rotation(math.pi + zigzag, 40)]))
 
@@ -94,7 +94,7 @@ def restarts(**turns: tuple[str, str, str, str, str]) -> Runs:
     return runs
 
 
-def losing(smoothness: list[float], losses: list[float], *, network: str) -> Run:
+def losing(smoothness: list[float], losses: list[float], *, network: str) -> TrainingRun:
     """Gradients of +1 and -1, and updates that make L_t what is asked, in the last step too if a run went on."""
     gradients = (-1.0) ** np.arange(len(losses))
     return made(gradients, losses=losses, updates=2 / np.asarray(smoothness), network=network)
@@ -132,7 +132,7 @@ def swept(*positions: float) -> Runs:
     return {"run": made(walk(turns), arrays=arrays, lr=LR)}
 
 
-def oscillating_at(time: float, count: int = 11) -> Run:
+def oscillating_at(time: float, count: int = 11) -> TrainingRun:
     """A run of 100 steps of which eleven, around ``time`` of it, oscillate, and too little for zigzag."""
     before = round(100 * time) - 6
     return turning("s" * before + "w" * count + "s" * (99 - before - count), steps=100)
@@ -146,13 +146,13 @@ def twice(first: tuple[float, ...], again: tuple[float, ...]) -> Runs:
     }
 
 
-def at_the_edge() -> Run:
+def at_the_edge() -> TrainingRun:
     """K_t = 4, 6, 3, 4 where c_{t+1} is zigzag, over sharpnesses 8, unknown, 4, 4."""
     return made([4, 3, 2, -2, 4, -2, 2], updates=[-2, -1.5, -1, 1, -2, 1, 1], sharpness=[5, 9, 8, math.nan, 4, 4, 9],
                 top_cosine=[0.9, 0.8, 0.5, math.nan, 1, 0.5, 0.7])  # fmt: skip
 
 
-def changing(change: float) -> Run:
+def changing(change: float) -> TrainingRun:
     """Twelve gradients of one direction that differ from the one before by this, by their own length.
 
     Those of the first half by something else.

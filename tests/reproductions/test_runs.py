@@ -30,14 +30,14 @@ from reproductions.common.configuration import GENERATION, Configuration, Restar
 from reproductions.common.data import Examples, load
 from reproductions.common.descent import add_batch_gradient, loss_pieces
 from reproductions.common.models import build
-from reproductions.common.runs import Run, RunError, arrays_path, find, record_path, regime_share, trace_path
+from reproductions.common.runs import RunError, TrainingRun, arrays_path, find, record_path, regime_share, trace_path
 from reproductions.common.sharpness import sharpness
 from reproductions.common.training import flatten, longest_kept, put_parameters, restart_index, restart_point, train
 
 TINY = Configuration(data="digits", n_examples=40, network="cnn", lr=0.1, steps=6, seed=3)
 
 
-def made(configuration: Configuration, folder: Path) -> Run:
+def made(configuration: Configuration, folder: Path) -> TrainingRun:
     pool.finish([configuration], folder, workers=1)
     run = find(configuration, folder)
     assert run is not None
@@ -45,16 +45,16 @@ def made(configuration: Configuration, folder: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
     return made(TINY, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Run:
+def own(tmp_path: Path) -> TrainingRun:
     return made(TINY, tmp_path)
 
 
-def test_run_is_whole(tiny: Run) -> None:
+def test_run_is_whole(tiny: TrainingRun) -> None:
     assert tiny.trace.step.tolist() == list(range(6)) and tiny.trace.window == 32
     assert tiny.end == 6 and tiny.diverged_at is None and tiny.seconds > 0
     assert tiny.n_parameters == 3738 and len(tiny.processor) > 3 and tiny.processor != "unknown"
@@ -75,7 +75,7 @@ def test_name_follows_from_every_field() -> None:
     assert replace(TINY).name == TINY.name
 
 
-def test_a_kept_run_is_not_made_again(own: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kept_run_is_not_made_again(own: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("trained again")
 
@@ -85,19 +85,21 @@ def test_a_kept_run_is_not_made_again(own: Run, monkeypatch: pytest.MonkeyPatch)
         pool.finish([replace(TINY, seed=4)], own.folder, workers=1)
 
 
-def test_an_unfinished_run_is_made_again(own: Run) -> None:
+def test_an_unfinished_run_is_made_again(own: TrainingRun) -> None:
     """What Ctrl-C leaves: a trace, and no record."""
     record_path(TINY, own.folder).unlink()
     assert find(TINY, own.folder) is None
     assert made(TINY, own.folder).trace.status == "finished"
 
 
-def test_the_same_run_is_the_same_bits(tiny: Run, own: Run) -> None:
+def test_the_same_run_is_the_same_bits(tiny: TrainingRun, own: TrainingRun) -> None:
     for name in ("loss", "grad_sq", "lag_dot", "update_sq"):
         np.testing.assert_array_equal(tiny.trace[name], own.trace[name])
 
 
-def test_processes_make_what_one_process_makes(tiny: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_processes_make_what_one_process_makes(
+    tiny: TrainingRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     pool.finish([TINY, replace(TINY, seed=4)], tmp_path, workers=2)
     run = find(TINY, tmp_path)
     assert run is not None
@@ -194,7 +196,7 @@ def test_ctrl_c_while_workers_start_is_one_line(checkout: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("damage", ["foreign", "no JSON", "empty record"])
-def test_record_that_is_not_this_runs_is_refused(own: Run, damage: str) -> None:
+def test_record_that_is_not_this_runs_is_refused(own: TrainingRun, damage: str) -> None:
     path = record_path(TINY, own.folder)
     record = json.loads(path.read_text())
     record["configuration"]["lr"] = 0.7
@@ -228,7 +230,9 @@ def crash(path: Path) -> None:
      (empty, "expected the trace"), (replace_by_another_files, "expected the trace")],
     ids=["missing", "cut", "unfinished", "empty", "foreign"],
 )  # fmt: skip
-def test_trace_that_cannot_be_used_is_refused(own: Run, damage: Callable[[Path], object], expected: str) -> None:
+def test_trace_that_cannot_be_used_is_refused(
+    own: TrainingRun, damage: Callable[[Path], object], expected: str
+) -> None:
     path = trace_path(TINY, own.folder)
     damage(path)
     run = find(TINY, own.folder)
@@ -251,7 +255,7 @@ def test_arrays_that_cannot_be_used_are_refused(tmp_path: Path, damage: Callable
     assert f"delete {record_path(run.configuration, tmp_path).name} to train again" in str(raised.value)
 
 
-def test_another_runs_trace_under_this_name_is_refused(own: Run) -> None:
+def test_another_runs_trace_under_this_name_is_refused(own: TrainingRun) -> None:
     other = replace(TINY, window=2)
     made(other, own.folder)
     trace_path(other, own.folder).replace(trace_path(TINY, own.folder))
@@ -284,7 +288,7 @@ def test_restart_begins_where_the_parent_zigzagged(tmp_path: Path) -> None:
     run = made(replace(parent, lr=0.015, steps=3, restart=Restart(parent), checkpoint_every=1), tmp_path)
     kept = find(parent, tmp_path)
     assert kept is not None
-    stretches = [part for part in analysis.runs(kept.labels(0.9)) if part.label == analysis.ZIGZAG]
+    stretches = [part for part in analysis.stretches(kept.labels(0.9)) if part.label == analysis.ZIGZAG]
     assert stretches, "the settings of this test no longer zigzag"
     step = kept.arrays["checkpoint_steps"][restart_index(Restart(parent), kept)]
     assert any(part.start <= step < part.stop for part in stretches)
@@ -365,7 +369,7 @@ def test_threads_are_as_before(tmp_path: Path) -> None:
     assert torch.get_num_threads() == before
 
 
-def test_trace_opens_by_itself(tiny: Run) -> None:
+def test_trace_opens_by_itself(tiny: TrainingRun) -> None:
     trace = fastgeom.open_trace(trace_path(TINY, tiny.folder))
     assert trace.status == "finished" and trace.scalars == ("loss", "lr")
 

@@ -1,6 +1,6 @@
 """Rows whose every value is a function of the step, so that a reader can tell a right value from a wrong one.
 
-Run as ``python -m tests.trace_rows PATH`` it is a training process that writes them: see ``main``.
+Run as ``python -m tests.trace.rows PATH`` it is a training process that writes them: see ``main``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastgeom.schema import LAYER_LAG, Field, recorded_fields
 from fastgeom.trace import Trace, TraceWriter
 from fastgeom.trace import writer as trace_writer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 LAYERS = ("stem", "blocks.0", "blocks.1")
 WINDOW = 8
 STEERED = ("wall_time", "lag_dot", "layer_next_grad_dot_update", "step")
@@ -78,7 +78,7 @@ def assert_right(trace: Trace) -> None:
 
 def start(*arguments: object) -> subprocess.Popen[str]:
     """This module as a process of its own; what it prints can be read from its stdout, ``--steered`` from its stdin."""
-    command = [sys.executable, "-W", "error", "-m", "tests.trace_rows", *map(str, arguments)]
+    command = [sys.executable, "-W", "error", "-m", "tests.trace.rows", *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 

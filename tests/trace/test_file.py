@@ -178,7 +178,7 @@ import sys
 sys.modules["torch"] = None
 from pathlib import Path
 from fastgeom.trace import open_trace
-from tests.trace_rows import assert_right, write
+from tests.trace.rows import assert_right, write
 path = Path(sys.argv[1])
 write(path, range(70))
 assert_right(open_trace(path))

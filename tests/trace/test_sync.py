@@ -227,7 +227,7 @@ def test_a_trace_is_written_and_synced_whatever_driver_hdf5_is_told_to_use(path:
     code = """
 import os, pathlib, sys
 os.environ["HDF5_DRIVER"] = "stdio"
-from tests.trace_rows import write
+from tests.trace.rows import write
 write(pathlib.Path(sys.argv[1]), range(70))
 """
     run_python(code, path)

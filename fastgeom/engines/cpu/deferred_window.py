@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgeom.engines.cpu.passes import CpuPasses
-from fastgeom.engines.cpu.ring_index import Slots
+from fastgeom.engines.cpu.ring_index import RingIndex
 from fastgeom.engines.cpu.window import ParameterSnapshot, TensorStore, reciprocal
 from fastgeom.engines.results import LateLags, UpdateMoments, WindowStatistics
 from fastgeom.layout.addresses import AddressTable
@@ -18,7 +18,7 @@ _STREAMED_ELEMENTS = 1 << 23
 
 
 class CpuDeferredWindow:
-    """The last gradients, and the lags of ``defer`` of them at a time; see `Window`.
+    """The last gradients, and the lags of ``defer`` of them at a time; see `HistoryWindow`.
 
     Memory: (window + defer) × gradient bytes, and the parameters once with ``track_updates``.
 
@@ -36,24 +36,24 @@ class CpuDeferredWindow:
         self._layout, self._engine, self._window, self._defer = layout, engine, window, defer
         self._snapshot = ParameterSnapshot(layout, engine) if track_updates else None
         self._ring: list[AddressTable] = []
-        self._slots = Slots(window + defer, window, (len(layout.layers) + 1,))
+        self._slots = RingIndex(window + defer, window, (len(layout.layers) + 1,))
         self._pending: list[tuple[int, int, Tensor]] = []
         self._streamed = int(layout.numels.sum()) * (window + defer) >= _STREAMED_ELEMENTS
 
-    def fit(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
-        """See `Window.fit`."""
+    def prepare(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
+        """See `HistoryWindow.prepare`."""
         if not self._ring:
             check_deferrable(self._layout.names, gradient.code)
             dtypes = [DTYPES[c] for c in gradient.code]
             self._ring = TensorStore(self._layout, self._engine, [*dtypes], self._window + self._defer).row
         check_dtypes(self._layout.names, "gradient of ", self._ring[0].code, gradient.code, gradient.address)
         if self._snapshot is not None and parameter is not None:
-            self._snapshot.fit(parameter)
+            self._snapshot.prepare(parameter)
 
     def measure_update(
         self, parameter: AddressTable, gradient: AddressTable, step: int, *, grad_scale: Tensor | None = None
     ) -> UpdateMoments:
-        """See `Window.measure_update`."""
+        """See `HistoryWindow.measure_update`."""
         assert self._snapshot is not None, "made without track_updates"
         slot = self._slots.lags(step).previous
         previous = None if slot is None else self._ring[slot]
@@ -62,8 +62,8 @@ class CpuDeferredWindow:
     def measure(
         self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
     ) -> WindowStatistics:
-        """See `Window.measure`."""
-        slot = self._slots.take()
+        """See `HistoryWindow.measure`."""
+        slot = self._slots.evict_oldest()
         moments = self._engine.window_moments(
             self._layout.chunks,
             self._layout.segments,
@@ -73,11 +73,19 @@ class CpuDeferredWindow:
             streamed=self._streamed,
         )
         skipped = found_inf is not None and float(found_inf) != 0
-        self._slots.hold(None if skipped else step, moments.grad_norm)
+        self._slots.commit(None if skipped else step, moments.grad_norm)
         self._pending.append((step, slot, moments.grad_norm))
         late = self.finish() if len(self._pending) == self._defer else ()
         return WindowStatistics(
-            moments.grad_sq, moments.grad_norm, moments.absmax, moments.nonfinite, None, None, None, None, late=late
+            moments.grad_sq,
+            moments.grad_norm,
+            moments.grad_absmax,
+            moments.nonfinite,
+            None,
+            None,
+            None,
+            None,
+            late=late,
         )
 
     def step_on_device(self) -> None:

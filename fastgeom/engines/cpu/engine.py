@@ -52,7 +52,7 @@ class CpuEngine(CpuPasses):
         chunks = chunk_table(numels)
         found = self.window_moments(chunks, one_segment(len(chunks)), tensors, rows=rows)
         return ListMoments(
-            found.dots[-1], found.grad_sq[-1], found.grad_norm[-1], found.absmax[-1], found.nonfinite[-1]
+            found.dots[-1], found.grad_sq[-1], found.grad_norm[-1], found.grad_absmax[-1], found.nonfinite[-1]
         )
 
     def scale(self, tensors: Sequence[Tensor], factor: Tensor) -> None:

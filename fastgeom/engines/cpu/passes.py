@@ -18,9 +18,9 @@ from torch import Tensor
 from fastgeom.engines.cpu import sketch_passes as cpu_sketch
 from fastgeom.engines.cpu.loops import gram as cpu_gram
 from fastgeom.engines.cpu.loops import window as cpu_loops
-from fastgeom.engines.cpu.reduce import by_layer
-from fastgeom.engines.cpu.sketch_passes import Past
-from fastgeom.engines.cpu.threads import deal
+from fastgeom.engines.cpu.reduce import reduce_by_layer
+from fastgeom.engines.cpu.sketch_passes import PastSketches
+from fastgeom.engines.cpu.threads import run_chunks
 from fastgeom.engines.results import NormMoments, UpdateMoments
 from fastgeom.layout.addresses import AddressTable
 from fastgeom.layout.chunks import ChunkTable, Ints, Segments
@@ -43,7 +43,7 @@ class WindowMoments:
         dots: (layer + 1, row) float64, sum g row.
         grad_sq, grad_norm: (layer + 1,) float64, sum g^2 and its root.
         diff_sq, sum_sq: (layer + 1,) float64; 0 where no previous row was given.
-        absmax: (layer + 1,) float64.
+        grad_absmax: (layer + 1,) float64.
         nonfinite: (layer + 1,) int64.
     """
 
@@ -52,7 +52,7 @@ class WindowMoments:
     grad_norm: Tensor
     diff_sq: Tensor
     sum_sq: Tensor
-    absmax: Tensor
+    grad_absmax: Tensor
     nonfinite: Tensor
 
 
@@ -100,17 +100,18 @@ class CpuPasses:
         row_like = rows[0] if rows else store or gradient
         previous_like = previous or keep or row_like
         sums = np.zeros((len(chunks), len(rows) + 3))
-        absmax, nonfinite = np.zeros(len(chunks)), np.zeros(len(chunks), np.int64)
+        grad_absmax, nonfinite = np.zeros(len(chunks)), np.zeros(len(chunks), np.int64)
         for part, kinds in _bundles(chunks, gradient, row_like, previous_like):
             compute = _compute_type(kinds)
-            deal(
+            run_chunks(
                 cpu_loops.window_moments, part, chunks.length[part] * (len(rows) + 2),
                 chunks.tensor, chunks.start, chunks.length,
                 gradient.address, row_address, previous.address if previous else nowhere,
                 store.address if store else nowhere, keep.address if keep else nowhere,
-                *kinds, np.empty(0, compute), compute(scale), sums, absmax, nonfinite, streamed and store is not None,
+                *kinds, np.empty(0, compute), compute(scale), sums, grad_absmax, nonfinite,
+                streamed and store is not None,
             )  # fmt: skip
-        totals = by_layer(np.add, sums, layers)
+        totals = reduce_by_layer(np.add, sums, layers)
         grad_sq, diff_sq, sum_sq = torch.from_numpy(totals)[:, len(rows) :].unbind(1)
         grad_norm = torch.from_numpy(np.sqrt(totals[:, len(rows)]))
         return WindowMoments(
@@ -119,8 +120,8 @@ class CpuPasses:
             grad_norm=grad_norm,
             diff_sq=diff_sq,
             sum_sq=sum_sq,
-            absmax=torch.from_numpy(by_layer(np.maximum, absmax, layers)),
-            nonfinite=torch.from_numpy(by_layer(np.add, nonfinite, layers)),
+            grad_absmax=torch.from_numpy(reduce_by_layer(np.maximum, grad_absmax, layers)),
+            nonfinite=torch.from_numpy(reduce_by_layer(np.add, nonfinite, layers)),
         )
 
     def update_moments(
@@ -147,13 +148,13 @@ class CpuPasses:
         sums = np.zeros((len(chunks), 4))
         for part, kinds in _bundles(chunks, gradient, previous, parameter):
             compute = _compute_type(kinds)
-            deal(
+            run_chunks(
                 cpu_loops.update_moments, part, chunks.length[part] * (5 if known else 3),
                 chunks.tensor, chunks.start, chunks.length,
                 gradient.address, previous.address, parameter.address, snapshot.address,
                 *kinds, np.empty(0, compute), compute(scale), known, sums,
             )  # fmt: skip
-        return UpdateMoments(*torch.from_numpy(by_layer(np.add, sums, layers)).unbind(1))
+        return UpdateMoments(*torch.from_numpy(reduce_by_layer(np.add, sums, layers)).unbind(1))
 
     def gram_moments(
         self, chunks: ChunkTable, layers: Segments, rows: Sequence[AddressTable], *, new: Sequence[int],
@@ -174,42 +175,46 @@ class CpuPasses:
         addresses = np.stack([row.address for row in rows])
         sums = np.zeros((len(chunks), len(new), len(rows) + 2))
         for part, kinds in _bundles(chunks, rows[0]):
-            deal(
+            run_chunks(
                 cpu_gram.gram, part, chunks.length[part] * len(rows),
                 chunks.tensor, chunks.start, chunks.length, addresses,
                 np.array(new, np.int64), np.array(before, np.int64), *kinds, sums, window,
             )  # fmt: skip
-        totals = torch.from_numpy(by_layer(np.add, sums, layers))
+        totals = torch.from_numpy(reduce_by_layer(np.add, sums, layers))
         return totals[..., : len(rows)], totals[..., len(rows) :]
 
     def sketch_moments(
-        self, plan: SketchPlan, gradient: AddressTable, out: Tensor | None = None, *, past: Past | None = None,
+        self, plan: SketchPlan, gradient: AddressTable, out: Tensor | None = None, *, past: PastSketches | None = None,
         scale: float = 1.0,
     ) -> NormMoments:  # fmt: skip
         """One read of a gradient: its sketch, and its exact moments by layer; see `cpu_sketch.sketch_moments`."""
-        sums, absmax, bad = cpu_sketch.sketch_moments(plan, gradient, out, past=past, scale=scale, deal=deal)
+        sums, grad_absmax, bad = cpu_sketch.sketch_moments(
+            plan, gradient, out, past=past, scale=scale, run_chunks=run_chunks
+        )
         layers = cpu_sketch.sketch_tasks(plan).segments
-        grad_sq = by_layer(np.add, sums, layers)[:, 0]
+        grad_sq = reduce_by_layer(np.add, sums, layers)[:, 0]
         return NormMoments(
             torch.from_numpy(grad_sq),
             torch.from_numpy(np.sqrt(grad_sq)),
-            torch.from_numpy(by_layer(np.maximum, absmax, layers)),
-            torch.from_numpy(by_layer(np.add, bad, layers)),
+            torch.from_numpy(reduce_by_layer(np.maximum, grad_absmax, layers)),
+            torch.from_numpy(reduce_by_layer(np.add, bad, layers)),
         )
 
     def update_sketch(
         self, plan: SketchPlan, parameter: AddressTable, snapshot: AddressTable, *, gradient: AddressTable,
-        past: Past, scale: float = 1.0,
+        past: PastSketches, scale: float = 1.0,
     ) -> UpdateMoments:  # fmt: skip
         """One read of the parameters: the sketch of the update, and its exact sums; see `cpu_sketch.update_sketch`."""
-        sums = cpu_sketch.update_sketch(plan, parameter, snapshot, gradient=gradient, past=past, scale=scale, deal=deal)
-        totals = torch.from_numpy(by_layer(np.add, sums, cpu_sketch.sketch_tasks(plan).segments))
+        sums = cpu_sketch.update_sketch(
+            plan, parameter, snapshot, gradient=gradient, past=past, scale=scale, run_chunks=run_chunks
+        )
+        totals = torch.from_numpy(reduce_by_layer(np.add, sums, cpu_sketch.sketch_tasks(plan).segments))
         param_sq, update_sq, next_dot = totals.unbind(1)
         return UpdateMoments(param_sq, update_sq, torch.full_like(param_sq, torch.nan), next_dot)
 
-    def past_moments(self, plan: SketchPlan, past: Past) -> Tensor:
-        """The sums of `Past`, (layer + 1, row + 3), once a sketch has been compared."""
-        return torch.from_numpy(by_layer(np.add, past.sums, cpu_sketch.sketch_tasks(plan).segments))
+    def past_moments(self, plan: SketchPlan, past: PastSketches) -> Tensor:
+        """The sums of `PastSketches`, (layer + 1, row + 3), once a sketch has been compared."""
+        return torch.from_numpy(reduce_by_layer(np.add, past.sums, cpu_sketch.sketch_tasks(plan).segments))
 
 
 def _bundles(chunks: ChunkTable, *tables: AddressTable) -> Iterator[tuple[Ints, tuple[NDArray[np.generic], ...]]]:

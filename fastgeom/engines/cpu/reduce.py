@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fastgeom.layout.chunks import Segments
 
 
-def by_layer(add: np.ufunc, partials: NDArray[np.generic], layers: Segments) -> NDArray[np.generic]:
+def reduce_by_layer(add: np.ufunc, partials: NDArray[np.generic], layers: Segments) -> NDArray[np.generic]:
     """Partials of chunks (chunk, ...) reduced to (layer + 1, ...); the last row is over all layers."""
     reduced = np.zeros((layers.layers + 1, *partials.shape[1:]), partials.dtype)
     if len(layers.order):

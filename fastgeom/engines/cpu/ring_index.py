@@ -38,7 +38,7 @@ class Lags:
         return spread
 
 
-class Slots:
+class RingIndex:
     """The steps that a ring holds, each with its norms.
 
     Args:
@@ -64,13 +64,13 @@ class Slots:
         norms = torch.from_numpy(np.moveaxis(self._norms[slots], 0, -1))
         return Lags(window, [lag for lag, _ in held], slots, norms)
 
-    def take(self) -> int:
+    def evict_oldest(self) -> int:
         """The slot of the oldest step, which is forgotten: the row is about to be written."""
         slot = self._next()
         self._steps[slot] = None
         return slot
 
-    def hold(self, step: int | None, norms: Tensor) -> None:
+    def commit(self, step: int | None, norms: Tensor) -> None:
         """The slot that was taken is whole; ``None`` for a step that nobody may find."""
         self._head = self._next()
         self._steps[self._head] = step

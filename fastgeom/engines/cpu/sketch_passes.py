@@ -16,7 +16,7 @@ from fastgeom.layout.addresses import AddressTable
 from fastgeom.layout.chunks import Ints, Segments, chunk_table, segments
 from fastgeom.layout.count_sketch import SketchPlan
 
-__all__ = ["TILE", "Past", "SketchTasks", "past_sketches", "sketch_moments", "sketch_tasks", "update_sketch"]
+__all__ = ["TILE", "PastSketches", "SketchTasks", "past_sketches", "sketch_moments", "sketch_tasks", "update_sketch"]
 
 _WIDTHS = (TILE, 1024, 512, 256, 128)
 
@@ -49,8 +49,8 @@ class SketchTasks:
 
 
 @dataclass(frozen=True)
-class Past:
-    """Past sketches of (plan.total,) float32 each, named by address, and the sums against them; see `past_sketches`.
+class PastSketches:
+    """Sketches of (plan.total,) float32 each, named by address, and the sums against them; see `past_sketches`.
 
     Attributes:
         rows: (row,) those to take dots with.
@@ -66,10 +66,10 @@ class Past:
     sums: NDArray[np.float64]
 
 
-def past_sketches(plan: SketchPlan, rows: Sequence[int] = (), *, previous: int = 0, store: int = 0) -> Past:
-    """What one sketch is compared with, given by addresses as in `Past`; all sums are 0."""
+def past_sketches(plan: SketchPlan, rows: Sequence[int] = (), *, previous: int = 0, store: int = 0) -> PastSketches:
+    """What one sketch is compared with, given by addresses as in `PastSketches`; all sums are 0."""
     sums = np.zeros((len(sketch_tasks(plan)), len(rows) + 3))
-    return Past(np.array(rows, np.int64), previous, store, sums)
+    return PastSketches(np.array(rows, np.int64), previous, store, sums)
 
 
 _tasks: WeakKeyDictionary[SketchPlan, SketchTasks] = WeakKeyDictionary()
@@ -109,9 +109,9 @@ def sketch_moments(
     gradient: AddressTable,
     out: Tensor | None = None,
     *,
-    past: Past | None = None,
+    past: PastSketches | None = None,
     scale: float = 1.0,
-    deal: Deal = _in_turn,
+    run_chunks: Deal = _in_turn,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], Ints]:
     """One read of a gradient: the sketch of every group, and the moments that every step has.
 
@@ -121,7 +121,8 @@ def sketch_moments(
         out: (plan.total,) float32, contiguous, in CPU memory; overwritten. ``None`` keeps no sketch but a stored one.
         past: what the sketch is compared with, and where it is stored.
         scale: what the gradient is multiplied by when read.
-        deal: called as ``deal(loop, tasks, cost, *arguments)``; runs ``loop(some_tasks, *arguments)`` until every task
+        run_chunks: called as ``run_chunks(loop, tasks, cost, *arguments)``; runs ``loop(some_tasks, *arguments)`` until
+            every task
             is done, on any number of threads.
 
     Returns:
@@ -130,7 +131,7 @@ def sketch_moments(
 
     Cost: the gradient and the past sketches read; the sketch written.
     """
-    sums, bad = _sketch(plan, [gradient], out, past, scale=scale, deal=deal)
+    sums, bad = _sketch(plan, [gradient], out, past, scale=scale, run_chunks=run_chunks)
     return sums[:, :1], sums[:, 1], bad
 
 
@@ -140,15 +141,15 @@ def update_sketch(
     snapshot: AddressTable,
     out: Tensor | None = None,
     *,
-    past: Past | None = None,
+    past: PastSketches | None = None,
     gradient: AddressTable | None = None,
     scale: float = 1.0,
-    deal: Deal = _in_turn,
+    run_chunks: Deal = _in_turn,
 ) -> NDArray[np.float64]:
     """One read of the parameters against their snapshot: the sketch of u = x - snapshot; then the snapshot is x.
 
     Args:
-        plan, out, past, deal: as in `sketch_moments`.
+        plan, out, past, run_chunks: as in `sketch_moments`.
         parameter, snapshot: of one dtype; where both are at address 0, u is 0.
         gradient: for sum g u; where there is none that sum is 0.
         scale: what the gradient is multiplied by when read.
@@ -159,11 +160,17 @@ def update_sketch(
     Cost: gradient, parameter, snapshot and past sketches read; snapshot and sketch written.
     """
     nowhere = AddressTable(np.zeros_like(parameter.address), parameter.code)
-    return _sketch(plan, [gradient or nowhere, parameter, snapshot], out, past, scale=scale, deal=deal)[0]
+    return _sketch(plan, [gradient or nowhere, parameter, snapshot], out, past, scale=scale, run_chunks=run_chunks)[0]
 
 
 def _sketch(
-    plan: SketchPlan, tables: list[AddressTable], out: Tensor | None, past: Past | None, *, scale: float, deal: Deal
+    plan: SketchPlan,
+    tables: list[AddressTable],
+    out: Tensor | None,
+    past: PastSketches | None,
+    *,
+    scale: float,
+    run_chunks: Deal,
 ) -> tuple[NDArray[np.float64], Ints]:
     if out is not None:
         if out.dtype is not torch.float32 or out.shape != (plan.total,) or not out.is_contiguous():
@@ -171,7 +178,7 @@ def _sketch(
         out.numpy().fill(0)  # the padding of exact groups, which no task writes
     tasks, past = sketch_tasks(plan), past or past_sketches(plan)
     sums, bad = np.zeros((len(tasks), 3)), np.zeros((len(tasks), 1), np.int64)
-    deal(
+    run_chunks(
         sketch, np.arange(len(tasks)), tasks.elements + tasks.length * len(past.rows),
         tasks.group, tasks.member, tasks.begin, tasks.length, tasks.place, plan.sizes, plan.blocks, plan.seeds,
         plan.tensors, np.asarray(plan.numels, np.int64), plan.first_block, plan.end_block,

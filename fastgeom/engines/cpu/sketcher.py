@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fastgeom.engines.cpu.passes import CpuPasses
-from fastgeom.engines.cpu.ring_index import Lags, Slots
-from fastgeom.engines.cpu.sketch_passes import Past, past_sketches
+from fastgeom.engines.cpu.ring_index import Lags, RingIndex
+from fastgeom.engines.cpu.sketch_passes import PastSketches, past_sketches
 from fastgeom.engines.cpu.window import ParameterSnapshot, reciprocal
 from fastgeom.engines.results import NormMoments, SketchMoments, UpdateMoments
 from fastgeom.layout.addresses import AddressTable
@@ -26,8 +26,8 @@ class CpuSketcher:
     def __init__(self, engine: CpuPasses, plan: SketchPlan) -> None:
         self._engine, self._plan = engine, plan
 
-    def fit(self, gradient: AddressTable) -> None:
-        """See `Sketcher.fit`; nothing is kept of it."""
+    def prepare(self, gradient: AddressTable) -> None:
+        """See `Sketcher.prepare`; nothing is kept of it."""
 
     def sketch(self, gradient: AddressTable, out: Tensor) -> NormMoments:
         """See `Sketcher.sketch`."""
@@ -50,14 +50,14 @@ class CpuSketchWindow:
     def __init__(self, layout: Layout, engine: CpuPasses, plan: SketchPlan, window: int) -> None:
         self._engine, self._plan = engine, plan
         self._ring = engine.zeros(window, plan.total, torch.float32)
-        self._slots = Slots(window, window, (2, plan.n_groups + 1))
+        self._slots = RingIndex(window, window, (2, plan.n_groups + 1))
         self._snapshot = ParameterSnapshot(layout, engine)
 
-    def fit(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
-        """See `SketchWindow.fit`; sketches are float32 whatever the dtypes of the gradients."""
+    def prepare(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
+        """See `SketchWindow.prepare`; sketches are float32 whatever the dtypes of the gradients."""
         del gradient
         if parameter is not None:
-            self._snapshot.fit(parameter)
+            self._snapshot.prepare(parameter)
 
     def measure_update(
         self, parameter: AddressTable, gradient: AddressTable, step: int, *, grad_scale: Tensor | None = None
@@ -77,12 +77,12 @@ class CpuSketchWindow:
         """See `SketchWindow.measure`."""
         known = self._slots.lags(step)
         stored = found_inf is None or float(found_inf) == 0
-        past = self._past(known, self._slots.take() if stored else None)
+        past = self._past(known, self._slots.evict_oldest() if stored else None)
         exact = self._engine.sketch_moments(self._plan, gradient, out, past=past, scale=reciprocal(grad_scale))
         found, norm = self._compared(known, past)
         if stored:
             # A norm of inf or NaN is remembered as inf: NaN marks what was not measured.
-            self._slots.hold(step, torch.stack([norm, exact.grad_norm.nan_to_num(torch.inf, torch.inf)]))
+            self._slots.commit(step, torch.stack([norm, exact.grad_norm.nan_to_num(torch.inf, torch.inf)]))
         return exact, found
 
     def step_on_device(self) -> None:
@@ -91,7 +91,7 @@ class CpuSketchWindow:
     def resume(self, step: int) -> None:
         """The host counts."""
 
-    def _past(self, known: Lags, store: int | None = None) -> Past:
+    def _past(self, known: Lags, store: int | None = None) -> PastSketches:
         """The rows of these lags; the one of slot ``store`` is written over."""
         rows = [self._ring[slot].data_ptr() for slot in known.slots]
         return past_sketches(
@@ -99,7 +99,7 @@ class CpuSketchWindow:
             store=0 if store is None else self._ring[store].data_ptr(),
         )  # fmt: skip
 
-    def _compared(self, known: Lags, past: Past) -> tuple[SketchMoments, Tensor]:
+    def _compared(self, known: Lags, past: PastSketches) -> tuple[SketchMoments, Tensor]:
         """A sketch against these lags; and its own norm, (layer + 1,)."""
         sums = self._engine.past_moments(self._plan, past)
         sketch_sq, diff_sq, sum_sq = sums[:, -3:].unbind(1)

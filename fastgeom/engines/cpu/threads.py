@@ -24,7 +24,7 @@ def _threads(count: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="fastgeom-cpu")
 
 
-def deal(loop: Callable[..., None], chunks: Ints, cost: Ints, *arguments: object) -> None:
+def run_chunks(loop: Callable[..., None], chunks: Ints, cost: Ints, *arguments: object) -> None:
     """Run ``loop`` over pieces of ``chunks`` of about equal cost, on as many threads as torch uses."""
     count = torch.get_num_threads()
     total = int(cost.sum())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastgeom.engines.cpu.passes import CpuPasses
-from fastgeom.engines.cpu.ring_index import Lags, Slots
+from fastgeom.engines.cpu.ring_index import Lags, RingIndex
 from fastgeom.engines.dtypes import kept_dtypes
 from fastgeom.engines.results import UpdateMoments, WindowStatistics
 from fastgeom.layout.addresses import AddressTable
@@ -44,7 +44,7 @@ class TensorStore:
 
 
 class CpuWindow:
-    """The last ``window`` gradients, and the statistics of a new one against them; see `Window`.
+    """The last ``window`` gradients, and the statistics of a new one against them; see `HistoryWindow`.
 
     Memory is taken at the first step, when the gradients' dtypes are known: window × gradient bytes, and one gradient
     more where the ring's dtype has less precision than the gradient's; the parameters once with ``track_updates``.
@@ -64,21 +64,21 @@ class CpuWindow:
         self._layout, self._engine, self._window, self._dtype = layout, engine, window, dtype
         self._snapshot = ParameterSnapshot(layout, engine) if track_updates else None
         self._gradient_code: np.ndarray[tuple[int], np.dtype[np.int8]] | None = None
-        self._slots = Slots(window, window, (len(layout.layers) + 1,))
+        self._slots = RingIndex(window, window, (len(layout.layers) + 1,))
 
-    def fit(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
-        """See `Window.fit`."""
+    def prepare(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
+        """See `HistoryWindow.prepare`."""
         if self._gradient_code is None:
             self._allocate([DTYPES[c] for c in gradient.code])
             self._gradient_code = gradient.code
         check_dtypes(self._layout.names, "gradient of ", self._gradient_code, gradient.code, gradient.address)
         if self._snapshot is not None and parameter is not None:
-            self._snapshot.fit(parameter)
+            self._snapshot.prepare(parameter)
 
     def measure_update(
         self, parameter: AddressTable, gradient: AddressTable, step: int, *, grad_scale: Tensor | None = None
     ) -> UpdateMoments:
-        """See `Window.measure_update`."""
+        """See `HistoryWindow.measure_update`."""
         assert self._snapshot is not None, "made without track_updates"
         previous = self._previous(self._slots.lags(step))
         return self._snapshot.measure(parameter, gradient, previous, scale=reciprocal(grad_scale))
@@ -86,10 +86,10 @@ class CpuWindow:
     def measure(
         self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
     ) -> WindowStatistics:
-        """See `Window.measure`."""
+        """See `HistoryWindow.measure`."""
         known = self._slots.lags(step)
         previous = self._previous(known)
-        target = self._slots.take() if found_inf is None or float(found_inf) == 0 else None
+        target = self._slots.evict_oldest() if found_inf is None or float(found_inf) == 0 else None
         moments = self._engine.window_moments(
             self._layout.chunks,
             self._layout.segments,
@@ -101,12 +101,12 @@ class CpuWindow:
             scale=reciprocal(grad_scale),
         )
         if target is not None:
-            self._slots.hold(step, moments.grad_norm)
+            self._slots.commit(step, moments.grad_norm)
         unknown = torch.full_like(moments.grad_sq, torch.nan)
         return WindowStatistics(
             moments.grad_sq,
             moments.grad_norm,
-            moments.absmax,
+            moments.grad_absmax,
             moments.nonfinite,
             known.spread(moments.dots),
             known.spread(moments.dots / (known.norms * moments.grad_norm[:, None])),
@@ -153,7 +153,7 @@ class ParameterSnapshot:
         self._layout, self._engine = layout, engine
         self._store: TensorStore | None = None
 
-    def fit(self, parameter: AddressTable) -> None:
+    def prepare(self, parameter: AddressTable) -> None:
         """Take the memory at the first step; afterwards check that the dtypes are still those.
 
         Raises:
@@ -166,7 +166,7 @@ class ParameterSnapshot:
     @property
     def parameters(self) -> AddressTable:
         """Where they lie; zeros before the first step."""
-        assert self._store is not None, "fit() takes the memory"
+        assert self._store is not None, "prepare() takes the memory"
         return self._store.row[0]
 
     def measure(
@@ -175,7 +175,7 @@ class ParameterSnapshot:
         """Sums over the update since the snapshot, which is renewed.
 
         Args:
-            parameter, gradient: x_{t+1}, which `fit` has seen, and g_{t+1}.
+            parameter, gradient: x_{t+1}, which `prepare` has seen, and g_{t+1}.
             previous: g_t; ``None`` where the snapshot is not one step old, and then only sum x^2 is known.
             scale: what the gradient is multiplied by when read.
         """

@@ -14,7 +14,7 @@ from fastgeom.engines.results import LateLags, WindowStatistics
 from fastgeom.engines.triton.capture import capturing
 from fastgeom.engines.triton.device import TritonDevice
 from fastgeom.engines.triton.layer_sums import LayerSums
-from fastgeom.engines.triton.tables import Rows, to_device
+from fastgeom.engines.triton.tables import PartialRows, to_device
 from fastgeom.engines.triton.window import TritonWindow, reciprocal
 from fastgeom.kernels.finalize import NEVER, launch_gram_finish
 from fastgeom.kernels.window.gram import GRAM_ELEMENTS, MAX_SLOTS, launch_gram, max_block
@@ -26,7 +26,7 @@ from fastgeom.validation import DTYPES, check_deferrable
 
 
 class TritonDeferredWindow(TritonWindow):
-    """The last gradients, and the lags of ``defer`` of them at a time; see `Window`.
+    """The last gradients, and the lags of ``defer`` of them at a time; see `HistoryWindow`.
 
     Memory: (window + defer) × gradient bytes, and what `TritonWindow` takes besides.
 
@@ -50,20 +50,20 @@ class TritonDeferredWindow(TritonWindow):
         self._slot_known = torch.full((window + defer,), NEVER, dtype=torch.int64, device=engine.device)
         self._pending: list[int] = []
 
-    def fit(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
-        """See `Window.fit`.
+    def prepare(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
+        """See `HistoryWindow.prepare`.
 
         Raises:
             RuntimeError: a CUDA graph is being captured, whose replays would not take the lags.
         """
         if capturing(self._engine.device):
             raise RuntimeError("Probe.step: expected history=Exact() or Sketch() in a CUDA graph, got a deferred one")
-        super().fit(gradient, parameter)
+        super().prepare(gradient, parameter)
 
     def measure(
         self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
     ) -> WindowStatistics:
-        """See `Window.measure`."""
+        """See `HistoryWindow.measure`."""
         del gradient
         n_columns, skip = window_columns(0), None if found_inf is None else found_inf.reshape(()).float()
         with self._engine.current():
@@ -78,7 +78,7 @@ class TritonDeferredWindow(TritonWindow):
         self._pending.append(step)
         late = self.finish() if len(self._pending) == self._defer else ()
         return WindowStatistics(
-            found.grad_sq, found.grad_norm, found.absmax, found.nonfinite, None, None, None, None, late=late
+            found.grad_sq, found.grad_norm, found.grad_absmax, found.nonfinite, None, None, None, None, late=late
         )
 
     def finish(self) -> tuple[LateLags, ...]:
@@ -130,7 +130,7 @@ class TritonDeferredWindow(TritonWindow):
             begin = (np.cumsum(ring.padded) - ring.padded)[first]
             table = np.stack([begin[cut.tensor] + cut.start, cut.length])
             self._passes.append((ring.memory, to_device(table, self._engine.device)))
-            runs.append([Rows(0, 1, present[cut.tensor])])
+            runs.append([PartialRows(0, 1, present[cut.tensor])])
         n_columns = self._defer * (self._slots + 2)
         self._gram_sums = LayerSums(runs, len(self._layout.layers), n_columns, self._engine.device)
         self._lags(self._defer)  # nothing yet, but compiled now, and not in the middle of a run

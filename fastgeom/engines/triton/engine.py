@@ -86,7 +86,7 @@ class TritonEngine(TritonDevice):
         Args:
             numels: (tensor,) number of elements of each.
             tensors: where they lie.
-            rows: what to take dots with. With rows there is neither ``absmax`` nor ``nonfinite``.
+            rows: what to take dots with. With rows there is neither ``grad_absmax`` nor ``nonfinite``.
         """
         parts = self._parts(numels, tensors, rows, DOT_ELEMENTS if rows else NORM_ELEMENTS)
         n_columns = len(rows) + 1 if rows else 3

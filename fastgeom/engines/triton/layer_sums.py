@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastgeom.engines.triton.tables import Rows, spans, to_device
+from fastgeom.engines.triton.tables import PartialRows, spans, to_device
 from fastgeom.kernels.reduce import launch_reduce
 
 
@@ -23,7 +23,7 @@ class LayerSums:
     """
 
     def __init__(
-        self, runs: list[list[Rows]], layers: int, n_columns: int, device: torch.device,
+        self, runs: list[list[PartialRows]], layers: int, n_columns: int, device: torch.device,
         dtypes: Sequence[torch.dtype] | None = None,
     ) -> None:  # fmt: skip
         segments, by_layer = spans(runs, layers)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastgeom.engines.triton.device import TritonDevice
-from fastgeom.engines.triton.tables import FLOAT64, ITEM, Rows, Upload, unit_addresses
+from fastgeom.engines.triton.tables import FLOAT64, ITEM, PartialRows, Upload, unit_addresses
 from fastgeom.kernels.window.window import BIG_WARPS, SMALL_WARPS, WINDOW_BIG, WINDOW_SMALL
 from fastgeom.layout.addresses import AddressTable
 from fastgeom.layout.chunks import ChunkTable, Ints, chunk_table
@@ -22,7 +22,7 @@ from fastgeom.validation import DTYPES
 
 
 @dataclass(frozen=True)
-class Ring:
+class GradientRing:
     """The rows of the tensors of one dtype of ring.
 
     Attributes:
@@ -53,7 +53,7 @@ class Launch:
         places: the table on the device; columns as ``fastgeom.kernels.window`` and ``.update`` read them.
     """
 
-    ring: Ring
+    ring: GradientRing
     small: bool
     keep: bool
     elements: int
@@ -61,7 +61,7 @@ class Launch:
     offset: Ints
     kept_at: Ints
     snapshot_at: Ints
-    rows: Rows
+    rows: PartialRows
     places: Upload
 
     @property
@@ -77,7 +77,7 @@ class Launch:
         self.places.send(np.stack([*columns, *parameters, self.snapshot_at]))
 
 
-class Rings:
+class GradientRings:
     """All rings of a layout.
 
     Args:
@@ -101,7 +101,7 @@ class Rings:
         self._gradient, self._parameter = gradient.code, None if parameter is None else parameter.code
         self._buffers: list[Tensor] = []
         self.launches: list[Launch] = []
-        self.rings: list[Ring] = []
+        self.rings: list[GradientRing] = []
         self.n_rows = [0, 0]
         code = np.array([DTYPES.index(d) for d in kept], np.int64)
         wide = gradient.code == FLOAT64
@@ -118,7 +118,7 @@ class Rings:
         big, small = WINDOW_BIG // item, WINDOW_SMALL // item
         padded = -(-numels // small) * small
         memory = self._engine.zeros(self._slots, int(padded.sum()), DTYPES[code])
-        ring = Ring(memory, wide, self._layout.layer[members], padded)
+        ring = GradientRing(memory, wide, self._layout.layer[members], padded)
         self.rings.append(ring)
         keeps = self._gradient[members] != code
         keep = self._memory(np.where(keeps, padded * ITEM[self._gradient[members]], 0))
@@ -135,7 +135,7 @@ class Rings:
                 continue
             place, tensor = units.tensor, members[units.tensor]
             units = replace(units, tensor=tensor, start=units.start + begin[place])
-            rows = Rows(self.n_rows[wide], warps, self._layout.layer[tensor])
+            rows = PartialRows(self.n_rows[wide], warps, self._layout.layer[tensor])
             self.n_rows[wide] = rows.end
             parameter_item = 0 if self._parameter is None else ITEM[self._parameter[tensor]]
             self.launches.append(

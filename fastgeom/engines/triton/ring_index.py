@@ -14,12 +14,12 @@ from torch import Tensor
 from fastgeom.kernels.finalize import FINISHED_SUMS, NEVER, launch_window_finish
 
 
-class Finished(NamedTuple):
+class StepTotals(NamedTuple):
     """Statistics of one step; shapes as in `WindowStatistics`. ``past`` is ``None`` where none is remembered."""
 
     grad_sq: Tensor
     grad_norm: Tensor
-    absmax: Tensor
+    grad_absmax: Tensor
     nonfinite: Tensor
     diff_sq: Tensor
     sum_sq: Tensor
@@ -28,7 +28,7 @@ class Finished(NamedTuple):
     past: Tensor | None
 
 
-class Slots:
+class RingIndex:
     """The slots of a ring.
 
     Args:
@@ -54,7 +54,7 @@ class Slots:
     def finish(
         self, totals: Tensor, step: int, *, window: int, skip: Tensor | None = None, store: bool = True,
         past: Tensor | None = None, known: Tensor | None = None,
-    ) -> Finished:  # fmt: skip
+    ) -> StepTotals:  # fmt: skip
         """The statistics of ``step`` from the totals of its pass; then, if it was stored, the head moves on.
 
         Args:
@@ -77,8 +77,8 @@ class Slots:
         if store:
             self.last_step = step
         sums, lag_dot, lag_cosine, *remembered = torch.split(out, columns, dim=1)
-        grad_sq, grad_norm, absmax, diff_sq, sum_sq = sums.unbind(1)
-        return Finished(
-            grad_sq, grad_norm, absmax, nonfinite, diff_sq, sum_sq, lag_dot, lag_cosine,
+        grad_sq, grad_norm, grad_absmax, diff_sq, sum_sq = sums.unbind(1)
+        return StepTotals(
+            grad_sq, grad_norm, grad_absmax, nonfinite, diff_sq, sum_sq, lag_dot, lag_cosine,
             remembered[0] if remembered else None,
         )  # fmt: skip

@@ -14,11 +14,11 @@ from fastgeom.engines.results import NormMoments, SketchMoments, UpdateMoments
 from fastgeom.engines.triton.capture import capturing
 from fastgeom.engines.triton.device import TritonDevice
 from fastgeom.engines.triton.layer_sums import LayerSums
-from fastgeom.engines.triton.ring_index import Slots
+from fastgeom.engines.triton.ring_index import RingIndex
 from fastgeom.engines.triton.sketcher import SketchLaunches, norm_moments
 from fastgeom.engines.triton.tables import FLOAT64, ITEM, VECTOR_BYTES, Upload
 from fastgeom.engines.triton.window import reciprocal
-from fastgeom.kernels.sketch.compare_and_store import Ring, ring_columns
+from fastgeom.kernels.sketch.compare_and_store import SketchRing, ring_columns
 from fastgeom.layout.addresses import AddressTable
 from fastgeom.layout.count_sketch import SketchPlan
 from fastgeom.layout.layout import Layout
@@ -44,13 +44,13 @@ class TritonSketchWindow:
         self._columns = ring_columns(window)
         self._sums = LayerSums([self._launches.owners], plan.n_groups, self._columns, engine.device, (torch.float32,))
         self._ring = engine.zeros(window, plan.total, torch.float32)
-        self._history = Slots(plan.n_groups + 1, window, engine.device, remember=True)
+        self._history = RingIndex(plan.n_groups + 1, window, engine.device, remember=True)
         self._gradient_places, self._update_places = Upload(engine.device), Upload(engine.device)
         self._snapshot: AddressTable | None = None
         self._fitted = False
 
-    def fit(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
-        """See `SketchWindow.fit`; takes the memory of the parameters where updates are measured."""
+    def prepare(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
+        """See `SketchWindow.prepare`; takes the memory of the parameters where updates are measured."""
         if not self._fitted and capturing(self._engine.device):
             raise RuntimeError("Probe.step: expected a measured step before a CUDA graph is captured, got none")
         self._fitted = True
@@ -69,7 +69,7 @@ class TritonSketchWindow:
     def measure_update(
         self, parameter: AddressTable, gradient: AddressTable, step: int, *, grad_scale: Tensor | None = None
     ) -> tuple[UpdateMoments, SketchMoments]:
-        """See `SketchWindow.measure_update`; `fit` has told the device where the tensors lie."""
+        """See `SketchWindow.measure_update`; `prepare` has told the device where the tensors lie."""
         del parameter, gradient
         totals = self._launches.run(
             self._update_places.table, out=None, ring=self._destination(), update=True, wide=self._wide[1],
@@ -83,7 +83,7 @@ class TritonSketchWindow:
         self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None,
         out: Tensor | None = None,
     ) -> tuple[NormMoments, SketchMoments]:  # fmt: skip
-        """See `SketchWindow.measure`; `fit` has told the device where the tensors lie."""
+        """See `SketchWindow.measure`; `prepare` has told the device where the tensors lie."""
         del gradient
         skip = None if found_inf is None else found_inf.reshape(()).float()
         totals = self._launches.run(
@@ -95,15 +95,15 @@ class TritonSketchWindow:
         return exact, self._finish(step, self._window, skip=skip, past=exact.grad_norm.nan_to_num(torch.inf, torch.inf))
 
     def step_on_device(self) -> Tensor:
-        """See `Window.step_on_device`."""
+        """See `HistoryWindow.step_on_device`."""
         return self._history.state[1].clone()
 
     def resume(self, step: int) -> None:
-        """See `Window.resume`."""
+        """See `HistoryWindow.resume`."""
         self._history.last_step = step
 
-    def _destination(self, skip: Tensor | None = None) -> Ring:
-        return Ring(self._ring, self._history.state, self._sums.rows(0, self._columns), skip)
+    def _destination(self, skip: Tensor | None = None) -> SketchRing:
+        return SketchRing(self._ring, self._history.state, self._sums.rows(0, self._columns), skip)
 
     def _finish(
         self, step: int, window: int, *, skip: Tensor | None = None, store: bool = True, past: Tensor | None = None

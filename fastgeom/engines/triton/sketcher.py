@@ -10,9 +10,9 @@ from fastgeom.engines.results import NormMoments
 from fastgeom.engines.triton.device import TritonDevice
 from fastgeom.engines.triton.layer_sums import LayerSums
 from fastgeom.engines.triton.sketch_tables import sketch_programs
-from fastgeom.engines.triton.tables import FLOAT64, VECTOR_BYTES, Rows, Upload, to_device
+from fastgeom.engines.triton.tables import FLOAT64, VECTOR_BYTES, PartialRows, Upload, to_device
 from fastgeom.kernels.loads import ABSENT, SHORT
-from fastgeom.kernels.sketch.compare_and_store import NO_RING, Ring
+from fastgeom.kernels.sketch.compare_and_store import NO_RING, SketchRing
 from fastgeom.kernels.sketch.sketch import SKETCH_COPY, SKETCH_PROGRAMS, SKETCH_SUM, SKETCH_TILES, launch_sketch
 from fastgeom.layout.addresses import AddressTable
 from fastgeom.layout.chunks import Ints
@@ -64,7 +64,8 @@ class SketchLaunches:
         return np.stack([address, np.where(address == 0, ABSENT.value, dtype + np.where(aligned, 0, SHORT.value))])
 
     def run(
-        self, tensors: Tensor, *, out: Tensor | None, ring: Ring = NO_RING, update: bool = False, wide: bool = False,
+        self, tensors: Tensor, *, out: Tensor | None, ring: SketchRing = NO_RING, update: bool = False,
+        wide: bool = False,
         scale: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Sketch into ``out`` and against the ring; the moments, (layer + 1, 3), are those of ``launch_sketch``."""
@@ -89,24 +90,24 @@ class TritonSketcher:
         self._launches = SketchLaunches(engine, plan)
         self._places = Upload(engine.device)
 
-    def fit(self, gradient: AddressTable) -> None:
-        """See `Sketcher.fit`."""
+    def prepare(self, gradient: AddressTable) -> None:
+        """See `Sketcher.prepare`."""
         self._places.send(self._launches.table(*self._launches.places(gradient)))
         self._wide = FLOAT64 in gradient.code
 
     def sketch(self, gradient: AddressTable, out: Tensor) -> NormMoments:
-        """See `Sketcher.sketch`; `fit` has told the device where the tensors lie."""
+        """See `Sketcher.sketch`; `prepare` has told the device where the tensors lie."""
         del gradient
         return norm_moments(self._launches.run(self._places.table, out=out, wide=self._wide))
 
 
 def norm_moments(totals: Tensor) -> NormMoments:
     """The moments of a gradient from (layer + 1, 3) totals."""
-    grad_sq, absmax, nonfinite = totals.unbind(1)
-    return NormMoments(grad_sq, grad_sq.sqrt(), absmax, nonfinite.long())
+    grad_sq, grad_absmax, nonfinite = totals.unbind(1)
+    return NormMoments(grad_sq, grad_sq.sqrt(), grad_absmax, nonfinite.long())
 
 
-def _one_each(groups: tuple[Ints, ...]) -> list[Rows]:
+def _one_each(groups: tuple[Ints, ...]) -> list[PartialRows]:
     """Runs of rows, one for each unit, of these groups."""
     ends = np.cumsum([len(own) for own in groups])
-    return [Rows(int(end) - len(own), 1, own) for end, own in zip(ends, groups, strict=True)]
+    return [PartialRows(int(end) - len(own), 1, own) for end, own in zip(ends, groups, strict=True)]

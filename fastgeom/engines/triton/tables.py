@@ -41,7 +41,7 @@ def unit_addresses(units: ChunkTable, table: AddressTable, whole: int) -> tuple[
 
 
 @dataclass(frozen=True)
-class Rows:
+class PartialRows:
     """A run of rows of partial sums that one launch writes: ``per_unit`` for each unit, from ``first`` on."""
 
     first: int
@@ -55,7 +55,7 @@ class Rows:
         return self.first + self.per_unit * len(self.layer)
 
 
-def spans(runs: list[list[Rows]], layers: int) -> tuple[list[Ints], Ints]:
+def spans(runs: list[list[PartialRows]], layers: int) -> tuple[list[Ints], Ints]:
     """Which rows make a segment, and which segments a layer.
 
     Args:

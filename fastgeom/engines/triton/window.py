@@ -17,8 +17,8 @@ from fastgeom.engines.results import LateLags, UpdateMoments, WindowStatistics
 from fastgeom.engines.triton.capture import capturing
 from fastgeom.engines.triton.device import TritonDevice
 from fastgeom.engines.triton.layer_sums import LayerSums
-from fastgeom.engines.triton.ring import Launch, Rings
-from fastgeom.engines.triton.ring_index import Slots
+from fastgeom.engines.triton.ring import GradientRings, Launch
+from fastgeom.engines.triton.ring_index import RingIndex
 from fastgeom.kernels.finalize import launch_update_finish
 from fastgeom.kernels.window.update import UPDATE_COLUMNS, launch_update
 from fastgeom.kernels.window.window import launch_window, window_columns
@@ -29,7 +29,7 @@ from fastgeom.validation import DTYPES, check_dtypes
 
 
 class TritonWindow:
-    """The last ``window`` gradients, and the statistics of a new one against them; see `Window`.
+    """The last ``window`` gradients, and the statistics of a new one against them; see `HistoryWindow`.
 
     Memory is taken at the first step: window × gradient bytes, each tensor padded to 1 KB a row; one gradient more
     where the ring has less precision than the gradient; the parameters once with ``track_updates``; partial sums, less
@@ -55,10 +55,10 @@ class TritonWindow:
         self._parameter_code: np.ndarray[tuple[int], np.dtype[np.int8]] | None = None
         self._located: Ints = np.zeros(0, np.int64)
         self._captured = False
-        self._history = Slots(len(layout.layers) + 1, slots, engine.device)
+        self._history = RingIndex(len(layout.layers) + 1, slots, engine.device)
 
-    def fit(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
-        """See `Window.fit`."""
+    def prepare(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
+        """See `HistoryWindow.prepare`."""
         if self._gradient_code is None:
             if capturing(self._engine.device):
                 raise RuntimeError("Probe.step: expected a measured step before a CUDA graph is captured, got none")
@@ -80,7 +80,7 @@ class TritonWindow:
     def measure_update(
         self, parameter: AddressTable, gradient: AddressTable, step: int, *, grad_scale: Tensor | None = None
     ) -> UpdateMoments:
-        """See `Window.measure_update`; `fit` has told the device where the tensors lie."""
+        """See `HistoryWindow.measure_update`; `prepare` has told the device where the tensors lie."""
         del parameter, gradient
         scale, history = reciprocal(grad_scale), self._history
         with self._engine.current():
@@ -98,7 +98,7 @@ class TritonWindow:
     def measure(
         self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
     ) -> WindowStatistics:
-        """See `Window.measure`; `fit` has told the device where the tensors lie."""
+        """See `HistoryWindow.measure`; `prepare` has told the device where the tensors lie."""
         del gradient
         window, skip = self._window, None if found_inf is None else found_inf.reshape(()).float()
         n_columns = window_columns(window)
@@ -112,7 +112,7 @@ class TritonWindow:
             totals = self._sums.totals(n_columns, max_column=n_columns - 5)
             found = self._history.finish(totals, step, window=window, skip=skip)
         return WindowStatistics(
-            found.grad_sq, found.grad_norm, found.absmax, found.nonfinite, found.lag_dot, found.lag_cosine,
+            found.grad_sq, found.grad_norm, found.grad_absmax, found.nonfinite, found.lag_dot, found.lag_cosine,
             found.diff_sq, found.sum_sq,
         )  # fmt: skip
 
@@ -140,7 +140,9 @@ class TritonWindow:
         """Take the memory, and lay out the launches."""
         own = [DTYPES[c] for c in gradient.code]
         kept = kept_dtypes(self._layout.names, own, self._dtype)
-        self._rings = Rings(self._layout, self._engine, self._slots, kept, gradient=gradient, parameter=parameter)
+        self._rings = GradientRings(
+            self._layout, self._engine, self._slots, kept, gradient=gradient, parameter=parameter
+        )
         launches = self._rings.launches
         self._sums = LayerSums(
             [[launch.rows for launch in launches if launch.ring.wide == wide] for wide in (False, True)],

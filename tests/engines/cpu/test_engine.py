@@ -98,7 +98,7 @@ def assert_right(moments: WindowMoments, at: int, gradient, rows, previous) -> N
         (moments.sum_sq, reference.sum_sq(gradient, previous), 1),
     ):
         assert_accurate(float(ours[at]), truth, lambda g, p, s=sign: (g + s * p).square(), gradient, previous)
-    assert float(moments.absmax[at]) == reference.absmax(gradient)
+    assert float(moments.grad_absmax[at]) == reference.grad_absmax(gradient)
     assert int(moments.nonfinite[at]) == reference.nonfinite(gradient)
 
 
@@ -212,7 +212,7 @@ def test_a_list_of_mixed_dtypes_is_one_call_and_each_tensor_keeps_its_own() -> N
     for values in (moments.dots, moments.grad_sq, moments.diff_sq, moments.sum_sq):
         bound = len(kinds) * 2.0**-53 * values[:-1].abs().sum(0)  # float64 additions of the layers
         assert bool(((values[-1] - values[:-1].sum(0)).abs() <= bound).all())
-    assert float(moments.absmax[-1]) == float(moments.absmax[:-1].max())
+    assert float(moments.grad_absmax[-1]) == float(moments.grad_absmax[:-1].max())
 
 
 @pytest.mark.parametrize("dtypes", SAME, ids=called)
@@ -294,14 +294,14 @@ def test_nan_and_inf_are_counted_in_their_layer_and_leave_the_others_finite(dtyp
     store = [torch.zeros_like(t) for t in gradient]
     moments = window_moments(gradient, rows=rows, previous=previous, store=store)
     assert moments.nonfinite.tolist() == [0, 3, 3, 6] and moments.nonfinite.dtype is torch.int64
-    assert moments.absmax.tolist() == [
-        reference.absmax(clean[:1]), reference.absmax(gradient[1:2]), math.inf, math.inf,
+    assert moments.grad_absmax.tolist() == [
+        reference.grad_absmax(clean[:1]), reference.grad_absmax(gradient[1:2]), math.inf, math.inf,
     ]  # fmt: skip
-    assert math.isfinite(float(moments.absmax[1]))
+    assert math.isfinite(float(moments.grad_absmax[1]))
     for field in dataclasses.fields(moments):
         values = getattr(moments, field.name)
         assert_same_bits(values[0], getattr(before, field.name)[0])
-        assert field.name in ("absmax", "nonfinite") or bool(values[1:].isnan().all())
+        assert field.name in ("grad_absmax", "nonfinite") or bool(values[1:].isnan().all())
     for stored, g in zip(store, gradient, strict=True):
         assert_same_bits(stored, g)
 
@@ -351,7 +351,7 @@ def test_layers_gather_their_tensors_wherever_these_stand_in_the_list() -> None:
 
 def test_a_layer_of_empty_tensors_is_zero_and_a_list_of_them_no_error() -> None:
     mixed = window_moments([torch.zeros(0), torch.ones(3), torch.zeros(0)], [0, 1, 2], rows=[], store=None)
-    assert mixed.grad_sq.tolist() == [0, 3, 0, 3] and mixed.absmax.tolist() == [0, 1, 0, 1]
+    assert mixed.grad_sq.tolist() == [0, 3, 0, 3] and mixed.grad_absmax.tolist() == [0, 1, 0, 1]
     nothing = [torch.zeros(0), torch.zeros(0)]
     moments = window_moments(nothing, rows=[nothing, nothing], previous=nothing, store=nothing)
     assert moments.dots.shape == (3, 2)
@@ -567,11 +567,11 @@ def test_a_parameter_that_changed_its_dtype_is_refused_before_its_snapshot_is_to
     snapshot = ParameterSnapshot(layout, ENGINE)
     reader = TensorReader(layout, "parameter")
     gradients = table([torch.ones_like(p) for p in layout.parameters])
-    snapshot.fit(reader.locate(layout.parameters))
+    snapshot.prepare(reader.locate(layout.parameters))
     snapshot.measure(reader.locate(layout.parameters), gradients, None)
     model.double()
     with pytest.raises(ValueError, match=r"^parameter 'weight': expected dtype torch.float32 as at the first measured"):
-        snapshot.fit(reader.locate(layout.parameters))
+        snapshot.prepare(reader.locate(layout.parameters))
 
 
 @pytest.mark.parametrize("dtypes", [*SAME, *LOSSY], ids=called)
@@ -590,7 +590,7 @@ def test_a_ring_gives_the_engine_the_same_dtypes_at_its_first_step_as_at_all_lat
     layout = Layout([("x", parameter)])
     history = CpuWindow(layout, ENGINE, 2, dtype=None if own is ring else ring)
     gradients = [[random_tensor(70, own)] for _ in range(4)]
-    history.fit(table(gradients[0]))
+    history.prepare(table(gradients[0]))
     found = [history.measure(table(gradient), step) for step, gradient in enumerate(gradients)]
     kinds = [str(np.dtype(MEMORY.get(d, str(d).removeprefix("torch.")))) for d in (own, ring, full)]
     assert seen[0][-4:-1] == kinds
@@ -607,7 +607,7 @@ for kind in vars(caching).values():
     if isinstance(kind, type) and hasattr(kind, "_locator_classes"):
         kind._locator_classes = []
 import torch, fastgeom
-from fastgeom.engines import cpu_loops
+from fastgeom.engines.cpu.loops import window as cpu_loops
 assert not cpu_loops._dot.stats.cache_path, cpu_loops._dot.stats
 print(fastgeom.norm([torch.tensor([3.0, 4.0])]).item())
 """

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from fastgeom.engines.cpu.ring_index import Slots
+from fastgeom.engines.cpu.ring_index import RingIndex
 from tests.support import assert_same_bits
 
 
 def held(*steps, count=3, window=3):
-    """Slots after these steps, each with its own number as the norm."""
-    slots = Slots(count, window, (1,))
+    """RingIndex after these steps, each with its own number as the norm."""
+    slots = RingIndex(count, window, (1,))
     for step in steps:
-        slots.take()
-        slots.hold(step, torch.tensor([0.0 if step is None else step]))
+        slots.evict_oldest()
+        slots.commit(step, torch.tensor([0.0 if step is None else step]))
     return slots
 
 
@@ -46,10 +46,10 @@ def test_a_ring_longer_than_the_window_knows_lags_of_earlier_steps_too() -> None
 def test_slots_are_taken_in_turn_and_what_is_taken_is_forgotten_until_it_is_held() -> None:
     slots = held(0, 1, 2)
     first = slots.lags(3).slots[-1]
-    assert slots.take() == first
+    assert slots.evict_oldest() == first
     assert slots.lags(3).lags == [1, 2]
-    assert slots.take() == first, "a pass that failed is done again"
-    slots.hold(3, torch.ones(1))
+    assert slots.evict_oldest() == first, "a pass that failed is done again"
+    slots.commit(3, torch.ones(1))
     assert slots.lags(4).lags == [1, 2, 3] and slots.lags(4).previous == first
     assert len({slot for slot in slots.lags(4).slots}) == 3
 

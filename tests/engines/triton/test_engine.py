@@ -10,7 +10,7 @@ import torch
 import fastgeom
 from fastgeom.engines.select import select_engine
 from fastgeom.engines.torch_ops import list_dots, list_norms, list_scale_, list_sketch
-from fastgeom.engines.triton.tables import Rows, spans
+from fastgeom.engines.triton.tables import PartialRows, spans
 from fastgeom.layout.addresses import AddressTable
 from fastgeom.layout.count_sketch import SketchPlan
 from fastgeom.layout.layout import Layout
@@ -107,7 +107,7 @@ def test_a_run_has_the_trace_that_the_cpu_engine_gives(tmp_path, device, history
 def test_a_window_of_sketches_has_the_same_estimates_and_errors_on_both_engines(tmp_path, device, dtype):
     """The same buckets and signs: estimates agree within rounding, not within their errors."""
     options = {
-        "history": fastgeom.Sketch(size=512, seed=5, record=128),
+        "history": fastgeom.Sketch(size=512, seed=5, stored_size=128),
         "dtype": dtype,
         "largest": 1500,
         "track_updates": True,
@@ -129,7 +129,7 @@ def test_a_window_of_sketches_takes_the_memory_of_its_sketches(device, sizes):
     layout, engine = Layout(named), select_engine("triton", device)
     plan = SketchPlan(layout.numels, layout.layer, len(layout.layers), 2**18)
     past = engine.sketch_window(layout, plan, window)
-    past.fit(located([tensor for _, tensor in named]))
+    past.prepare(located([tensor for _, tensor in named]))
     ring = window * plan.total * 4
     assert ring <= sum(memory_of(past, layout, engine, plan).values()) <= 1.01 * ring
 
@@ -148,7 +148,7 @@ def test_missing_gradients_gaps_nan_and_inf_are_the_same_on_both_engines(tmp_pat
         "without": {(1, "d"), (4, "a.bias"), (5, "b.bias"), (0, "a.weight")},
         "spoil": {(3, "a.weight"): np.nan, (5, "d"): -np.inf, (9, "a.bias"): 1e30},
         "track_updates": True,
-        "record_lags": [1, 3],
+        "layer_lags": [1, 3],
     }
     expected = run(tmp_path / "cpu.h5", device, "cpu", **options)
     ours = run(tmp_path / "triton.h5", device, "triton", **options)
@@ -165,7 +165,7 @@ def test_missing_gradients_gaps_nan_and_inf_are_the_same_on_both_engines(tmp_pat
 def test_layers_of_any_grouping_and_mixed_dtypes_share_one_window(tmp_path, device):
     options = {
         "dtypes": [F32, BF16, F32, F16, F32, BF16],
-        "groups": lambda name: "even" if name in ("a.weight", "b.bias", "d") else "odd",
+        "layers": lambda name: "even" if name in ("a.weight", "b.bias", "d") else "odd",
         "track_updates": True,
         "steps": range(4),
     }
@@ -236,7 +236,7 @@ def test_list_moments_are_those_of_the_cpu_engine(device):
         torch.testing.assert_close(ours.dots.cpu(), truth.dots, rtol=0, atol=1e-6 * float(truth.grad_sq))
         torch.testing.assert_close(ours.grad_norm.cpu(), truth.grad_norm, rtol=1e-6, atol=0)
         if not rows:
-            assert float(ours.absmax) == float(truth.absmax) and int(ours.nonfinite) == 0
+            assert float(ours.grad_absmax) == float(truth.grad_absmax) and int(ours.nonfinite) == 0
 
 
 def test_scaling_multiplies_every_dtype_in_place(device):
@@ -256,7 +256,11 @@ def test_more_partial_sums_than_one_segment_are_added_in_a_fixed_order(device):
 
 
 def test_segments_cover_every_row_once_layer_by_layer():
-    runs = [[Rows(0, 8, np.array([0, 0, 2])), Rows(24, 1, np.array([1, 2, 2]))], [], [Rows(0, 1, np.repeat(1, 1300))]]
+    runs = [
+        [PartialRows(0, 8, np.array([0, 0, 2])), PartialRows(24, 1, np.array([1, 2, 2]))],
+        [],
+        [PartialRows(0, 1, np.repeat(1, 1300))],
+    ]
     by_matrix, by_layer = spans(runs, layers=4)
     sizes = [27, 0, 1300]
     owner = {}
@@ -326,7 +330,9 @@ def test_too_wide_a_deferred_window_or_a_float64_gradient_in_one_is_refused(devi
 
 
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
-@pytest.mark.parametrize("history", [fastgeom.Exact(), fastgeom.Exact(defer=2), fastgeom.Sketch(size=256, record=128)])
+@pytest.mark.parametrize(
+    "history", [fastgeom.Exact(), fastgeom.Exact(defer=2), fastgeom.Sketch(size=256, stored_size=128)]
+)
 def test_torch_s_defaults_of_dtype_and_device_change_nothing(tmp_path, device, backend, history):
     weight = torch.nn.Parameter(torch.ones(300, device=device if backend == "triton" else "cpu"))
     weight.grad = torch.ones_like(weight)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgeom.engines.triton.sketch_tables import SketchPrograms, sketch_programs
-from fastgeom.kernels.sketch.compare_and_store import NO_RING, Ring, ring_bytes, ring_columns
+from fastgeom.kernels.sketch.compare_and_store import NO_RING, SketchRing, ring_bytes, ring_columns
 from fastgeom.kernels.sketch.sketch import SKETCH_COPY, SKETCH_PROGRAMS, SKETCH_SUM, SKETCH_TILES, launch_sketch
 from fastgeom.layout.count_sketch import SketchPlan
 from tests.support import assert_same_bits, random_tensor
@@ -57,7 +57,7 @@ class Case:
             [self.there(t) for t in found.programs], self.there(found.copies), self.there(found.sums),
             rows.to(self.device), torch.full((found.scratch,), torch.nan, device=self.device),
             torch.full((n_rows, 3), torch.nan, dtype=F64, device=self.device), out=self.out,
-            ring=Ring(self.ring, state, self.sums, flag) if ring else NO_RING, update=update,
+            ring=SketchRing(self.ring, state, self.sums, flag) if ring else NO_RING, update=update,
         )  # fmt: skip
 
     def there(self, array: np.ndarray) -> Tensor:

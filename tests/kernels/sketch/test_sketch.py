@@ -144,7 +144,7 @@ def test_sums_of_whole_numbers_are_those_of_the_cpu_engine(device, dtype, m) -> 
     plan = SketchPlan(sizes, [0] * len(sizes), 1, m, seed=5)
     found = Sketched(device, plan, there(device, tensors), n_programs=3)
     assert_same_bits(found.out.cpu(), by_cpu(plan, tensors))
-    assert found.moments(0) == (reference.dot(tensors, tensors), reference.absmax(tensors), 0)
+    assert found.moments(0) == (reference.dot(tensors, tensors), reference.grad_absmax(tensors), 0)
 
 
 def test_tensors_that_begin_anywhere_have_the_same_sums(device) -> None:
@@ -165,7 +165,7 @@ def test_groups_of_mixed_dtypes_exact_ones_and_absent_tensors_have_the_sums_of_t
     assert_same_bits(found.out.cpu(), by_cpu(plan, tensors))
     for g in range(5):
         own = members(plan, tensors, g)
-        assert found.moments(g) == (reference.dot(own, own), reference.absmax(own), 0)
+        assert found.moments(g) == (reference.dot(own, own), reference.grad_absmax(own), 0)
 
 
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
@@ -179,7 +179,7 @@ def test_random_numbers_have_the_sums_of_the_definition_to_rounding_and_exact_mo
         own = members(plan, tensors, g)
         grad_sq, largest, bad = found.moments(g)
         assert grad_sq == pytest.approx(reference.dot(own, own), rel=SQUARES)
-        assert largest == reference.absmax(own) and bad == 0
+        assert largest == reference.grad_absmax(own) and bad == 0
 
 
 def test_the_same_bits_come_a_second_time_and_sums_of_whole_numbers_for_any_number_of_programs(device) -> None:
@@ -210,7 +210,7 @@ def test_float64_is_read_and_measured_as_such(device) -> None:
         own = members(plan, tensors, g)
         grad_sq, largest, bad = found.moments(g)
         assert grad_sq == pytest.approx(reference.dot(own, own), rel=1e-14)
-        assert largest == reference.absmax(own) and bad == 0
+        assert largest == reference.grad_absmax(own) and bad == 0
 
 
 def test_the_scale_multiplies_the_sketch_and_the_moments(device) -> None:
@@ -221,7 +221,7 @@ def test_the_scale_multiplies_the_sketch_and_the_moments(device) -> None:
     assert_same_bits(found.out.cpu() + 0.0, by_cpu(plan, tensors) * -0.25 + 0.0)
     for g in range(2):
         own = members(plan, tensors, g)
-        assert found.moments(g) == (reference.dot(own, own) / 16, reference.absmax(own) / 4, 0)
+        assert found.moments(g) == (reference.dot(own, own) / 16, reference.grad_absmax(own) / 4, 0)
     nothing = Sketched(device, plan, [None, None], scale=torch.inf)
     assert not nothing.out.any() and not nothing.partials.any()
 
@@ -236,7 +236,7 @@ def test_what_is_not_finite_is_counted_where_it_stands_and_spoils_its_own_bucket
     found = Sketched(device, plan, there(device, tensors), n_programs=4)
     for g in range(3):
         own = members(plan, tensors, g)
-        assert found.moments(g)[1:] == (reference.absmax(own), reference.nonfinite(own))
+        assert found.moments(g)[1:] == (reference.grad_absmax(own), reference.nonfinite(own))
     parts = [found.out[o : o + m] for o, m in zip(plan.offsets, plan.sizes, strict=True)]
     assert [int((~part.isfinite()).sum()) for part in parts] == [0, 2, 1]
 

@@ -23,8 +23,8 @@ _OLD, _NEW = 3, 4
 
 
 @njit(**EXACT)
-def _widen_block(address, witness, out):
-    source = at(address, witness, out.size)
+def _widen_block(address, like, out):
+    source = at(address, like, out.size)
     for i in range(out.size):
         out[i] = np.float64(widen(source[i]))
 

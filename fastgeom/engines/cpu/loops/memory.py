@@ -33,9 +33,9 @@ FAST = {"fastmath": {"reassoc", "contract", "nsz"}, **EXACT}
 
 
 @intrinsic
-def _pointer(typing_context, address, witness):
-    """The integer ``address`` as a pointer to the element type of the array ``witness``."""
-    signature = types.CPointer(witness.dtype)(address, witness)
+def _pointer(typing_context, address, like):
+    """The integer ``address`` as a pointer to the element type of the array ``like``."""
+    signature = types.CPointer(like.dtype)(address, like)
 
     def codegen(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
@@ -113,12 +113,12 @@ def prefetch(address, n_bytes):
 
 
 @njit(**EXACT)
-def at(address, witness, size):
-    """The memory at ``address`` as an array of ``size`` elements of the type of ``witness``.
+def at(address, like, size):
+    """The memory at ``address`` as an array of ``size`` elements of the type of ``like``.
 
     Write to it in loops only: numba drops a lone store to an array that it takes for local.
     """
-    return carray(_pointer(address, witness), (size,))
+    return carray(_pointer(address, like), (size,))
 
 
 def widen(value):
@@ -137,21 +137,21 @@ def _overload_widen(value):
     return None
 
 
-def narrow(value, witness):
-    """``value`` rounded to nearest even in the element type of ``witness``."""
+def narrow(value, like):
+    """``value`` rounded to nearest even in the element type of ``like``."""
     raise NotImplementedError("numba only")
 
 
 @overload(narrow, inline="always")
-def _overload_narrow(value, witness):
-    if witness.dtype == types.float32:
-        return lambda value, witness: np.float32(value)
-    if witness.dtype == types.float64:
-        return lambda value, witness: np.float64(value)
-    if witness.dtype == types.uint16:
-        return lambda value, witness: _float32_to_bfloat16(np.float32(value))
-    if witness.dtype == types.int16:
-        return lambda value, witness: _float_to_half(np.float32(value))
+def _overload_narrow(value, like):
+    if like.dtype == types.float32:
+        return lambda value, like: np.float32(value)
+    if like.dtype == types.float64:
+        return lambda value, like: np.float64(value)
+    if like.dtype == types.uint16:
+        return lambda value, like: _float32_to_bfloat16(np.float32(value))
+    if like.dtype == types.int16:
+        return lambda value, like: _float_to_half(np.float32(value))
     return None
 
 

@@ -26,15 +26,15 @@ SUM_SQ, DIFF, SUM = 0, 1, 2
 """Columns of the window's partial sums that follow the dots: sum g^2, sum (g - previous)^2, sum (g + previous)^2."""
 
 
-def _block(address, witness, size, scale, buffer):
+def _block(address, like, size, scale, buffer):
     """``size`` elements of a gradient, widened and scaled: in ``buffer`` or, where nothing is to do, in place."""
     raise NotImplementedError("numba only")
 
 
 @overload(_block)
-def _overload_block(address, witness, size, scale, buffer):
-    def in_place(address, witness, size, scale, buffer):
-        source = at(address, witness, size)
+def _overload_block(address, like, size, scale, buffer):
+    def in_place(address, like, size, scale, buffer):
+        source = at(address, like, size)
         if scale == 1.0:
             return source
         block = buffer[:size]
@@ -42,14 +42,14 @@ def _overload_block(address, witness, size, scale, buffer):
             block[i] = source[i] * scale
         return block
 
-    def widened(address, witness, size, scale, buffer):
-        source = at(address, witness, size)
+    def widened(address, like, size, scale, buffer):
+        source = at(address, like, size)
         block = buffer[:size]
         for i in range(size):
             block[i] = widen(source[i]) * scale
         return block
 
-    return in_place if witness.dtype == buffer.dtype else widened
+    return in_place if like.dtype == buffer.dtype else widened
 
 
 @njit(**FAST)
@@ -135,58 +135,58 @@ def _absmax_and_nonfinite(x):
 
 
 @njit(**EXACT)
-def _add_dots(x, addresses, witness, sums):
+def _add_dots(x, addresses, like, sums):
     """Add the dots of ``x`` with rows at these addresses to as many ``sums``."""
-    in_line = LINE_BYTES // witness.itemsize
+    in_line = LINE_BYTES // like.itemsize
     done = x.size // in_line * in_line
     for begin in range(0, done, _PIECE):
         n_lines = min(_PIECE, done - begin) // in_line
-        found = line_dots(x.ctypes.data + begin * x.itemsize, addresses, begin * witness.itemsize, n_lines, x, witness)
+        found = line_dots(x.ctypes.data + begin * x.itemsize, addresses, begin * like.itemsize, n_lines, x, like)
         for row in range(len(addresses)):
             sums[row] += found[row]
     if done < x.size:
         for row in range(len(addresses)):
-            sums[row] += _dot(x[done:], at(addresses[row] + done * witness.itemsize, witness, x.size - done))
+            sums[row] += _dot(x[done:], at(addresses[row] + done * like.itemsize, like, x.size - done))
 
 
 @njit(**EXACT)
-def _row_dots(x, rows, first, tensor, offset, witness, sums):
+def _row_dots(x, rows, first, tensor, offset, like, sums):
     """Add sum x row to ``sums`` for the four rows from ``first`` on, or as many as there are."""
     if first + 4 <= rows.shape[0]:
         addresses = (
             rows[first, tensor] + offset, rows[first + 1, tensor] + offset,
             rows[first + 2, tensor] + offset, rows[first + 3, tensor] + offset,
         )  # fmt: skip
-        _add_dots(x, addresses, witness, sums[first:])
+        _add_dots(x, addresses, like, sums[first:])
     else:
         for row in range(first, rows.shape[0]):
-            _add_dots(x, (rows[row, tensor] + offset,), witness, sums[row:])
+            _add_dots(x, (rows[row, tensor] + offset,), like, sums[row:])
 
 
 @njit(**EXACT)
-def _first_pass(x, rows, tensor, offset, witness, sums):
+def _first_pass(x, rows, tensor, offset, like, sums):
     """Sum x^2, max |x| and the count of inf and NaN of a piece, and how many rows it has met: four, one, or none.
 
     Their dots are added to ``sums``.
     """
-    address, in_line, met = x.ctypes.data, LINE_BYTES // witness.itemsize, 0
+    address, in_line, met = x.ctypes.data, LINE_BYTES // like.itemsize, 0
     n_lines = x.size // in_line
     if rows.shape[0] >= 4:
         four = (
             rows[0, tensor] + offset, rows[1, tensor] + offset, rows[2, tensor] + offset, rows[3, tensor] + offset,
         )  # fmt: skip
-        a, b, c, d, sum_sq, absmax = line_moments(address, four, 0, n_lines, x, witness)
+        a, b, c, d, sum_sq, absmax = line_moments(address, four, 0, n_lines, x, like)
         sums[0] += a
         sums[1] += b
         sums[2] += c
         sums[3] += d
         met = 4
     elif rows.shape[0] >= 1:
-        a, sum_sq, absmax = line_moments(address, (rows[0, tensor] + offset,), 0, n_lines, x, witness)
+        a, sum_sq, absmax = line_moments(address, (rows[0, tensor] + offset,), 0, n_lines, x, like)
         sums[0] += a
         met = 1
     else:
-        sum_sq, absmax = line_moments(address, (), 0, n_lines, x, witness)
+        sum_sq, absmax = line_moments(address, (), 0, n_lines, x, like)
     lines, rest, bad = x[: n_lines * in_line], x[n_lines * in_line :], 0
     if not np.isfinite(absmax):
         absmax, bad = _absmax_and_nonfinite(lines)
@@ -194,27 +194,27 @@ def _first_pass(x, rows, tensor, offset, witness, sums):
         rest_absmax, rest_bad = _absmax_and_nonfinite(rest)
         sum_sq, absmax, bad = sum_sq + _sum_sq(rest), max(absmax, rest_absmax), bad + rest_bad
         for row in range(met):
-            sums[row] += _dot(rest, at(rows[row, tensor] + offset + n_lines * LINE_BYTES, witness, rest.size))
+            sums[row] += _dot(rest, at(rows[row, tensor] + offset + n_lines * LINE_BYTES, like, rest.size))
     return sum_sq, absmax, bad, met
 
 
 @njit(**EXACT)
-def _write(x, address, begin, witness):
-    """Round ``x`` to the type of ``witness`` at element ``begin`` of the tensor at ``address``, unless that is 0."""
+def _write(x, address, begin, like):
+    """Round ``x`` to the type of ``like`` at element ``begin`` of the tensor at ``address``, unless that is 0."""
     if address != 0:
-        row = at(address + begin * witness.itemsize, witness, x.size)
+        row = at(address + begin * like.itemsize, like, x.size)
         for i in range(x.size):
-            row[i] = narrow(x[i], witness)
+            row[i] = narrow(x[i], like)
 
 
 @njit(**EXACT)
-def _stream(source, target, size, witness):
+def _stream(source, target, size, like):
     """Copy ``size`` elements past the caches, but for those in lines that are not theirs alone."""
-    in_line = LINE_BYTES // witness.itemsize
-    head = min(size, -target % LINE_BYTES // witness.itemsize)
+    in_line = LINE_BYTES // like.itemsize
+    head = min(size, -target % LINE_BYTES // like.itemsize)
     n_lines = (size - head) // in_line
-    stream_lines(source + head * witness.itemsize, target + head * witness.itemsize, n_lines)
-    x, row = at(source, witness, size), at(target, witness, size)
+    stream_lines(source + head * like.itemsize, target + head * like.itemsize, n_lines)
+    x, row = at(source, like, size), at(target, like, size)
     for i in range(head):
         row[i] = x[i]
     for i in range(head + n_lines * in_line, size):
