@@ -19,6 +19,7 @@ from fastgeom.schema import BUCKET, LAG, LAYER, LAYER_LAG, SCHEMA_VERSION, STEP
 from fastgeom.trace.errors import HDF5_ERRORS, TraceDamagedError, TraceFormatError
 from fastgeom.trace.file import CHECKSUM, CONFIGURATION, DIMENSIONS, FORMAT, LAYOUT_BYTES, names_checksum
 from fastgeom.trace.lock import is_being_written
+from fastgeom.trace.old_names import rename_configuration
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SWMR_SUPERBLOCK = 3
@@ -97,7 +98,7 @@ def contents(path: Path, expected: FileIdentity) -> Contents:
         try:
             attributes = {name: _python_value(value) for name, value in file.attrs.items()}
             if CONFIGURATION in attributes:
-                attributes[CONFIGURATION] = json.loads(attributes[CONFIGURATION])
+                attributes[CONFIGURATION] = rename_configuration(json.loads(attributes[CONFIGURATION]))
             recorded = [name for name in file if name not in (LAG, LAYER, LAYER_LAG, BUCKET)]
             dims = {name: tuple(file[name].attrs[DIMENSIONS].decode().split()) for name in recorded}
             lags = file[LAG][:] if LAG in file else np.empty(0, np.int64)

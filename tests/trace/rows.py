@@ -25,7 +25,7 @@ LAYERS = ("stem", "blocks.0", "blocks.1")
 WINDOW = 8
 STEERED = ("wall_time", "lag_dot", "layer_next_grad_dot_update", "step")
 """The datasets of a chunk after which a steered writer waits: the first, in the middle, the last, the commit mark."""
-PROVENANCE = {"configuration": '{"window": 8, "groups": "layer"}', "device": "cpu"}
+PROVENANCE = {"configuration": '{"window": 8, "layers": "module"}', "device": "cpu"}
 
 
 def coordinates(
