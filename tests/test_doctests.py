@@ -12,19 +12,17 @@ import fastgeom
 
 PACKAGE = Path(fastgeom.__file__).parent
 PROMPT = ">>> "
-CALLED_BY_HAND = [
-    "Probe", "bursts", "clip_grad_norm_", "cosine", "dot", "every", "norm", "scale_sweep", "window_dots",
-]  # fmt: skip
+CALLED_BY_HAND = "Probe bursts clip_grad_norm_ cosine dot every norm scale_sweep window_dots".split()
 
 
 def modules_with_examples() -> list[str]:
-    """Found in the sources, so that a module without examples need not be importable here."""
-    found = []
+    """Names of modules, read from the sources, so that a module without examples need not be importable here."""
+    modules = []
     for path in sorted(PACKAGE.rglob("*.py")):
         if PROMPT in path.read_text():
             parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-            found.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    return found
+            modules.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return modules
 
 
 @pytest.mark.parametrize("name", modules_with_examples())

@@ -61,8 +61,8 @@ def kernel_files(sources: Path) -> set[str]:
 
 def package_files(sources: Path) -> set[str]:
     """Every file that an installed fastgeom needs, read from where it really lies."""
-    own = {str(p.relative_to(sources)) for p in (sources / "fastgeom").rglob("*.py")}
-    return own | kernel_files(sources) | {"fastgeom/py.typed"}
+    modules = {str(p.relative_to(sources)) for p in (sources / "fastgeom").rglob("*.py")}
+    return modules | kernel_files(sources) | {"fastgeom/py.typed"}
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +159,6 @@ def test_installed_package_knows_its_version(run_outside):
 def test_the_name_kernels_is_left_alone(run_outside, fresh_python, checkout):
     """Somebody else's kernels may be installed here; ours may not."""
     code = "import importlib.util as u; s = u.find_spec('kernels'); print(*(s.submodule_search_locations if s else []))"
-    for place in run_outside(code).split():
-        assert not Path(place).is_relative_to(Path(fresh_python).parent.parent)
-        assert not Path(place).resolve().is_relative_to(checkout / "kernels")
+    for folder in run_outside(code).split():
+        assert not Path(folder).is_relative_to(Path(fresh_python).parent.parent)
+        assert not Path(folder).resolve().is_relative_to(checkout / "kernels")

@@ -1,4 +1,4 @@
-"""What every analysis asks of the arrays it is given: the right shape, step numbers that increase, steps that meet."""
+"""Checks of the arrays that every analysis is given, and arithmetic without warnings."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def check_same_shape(**arrays: FloatArray) -> None:
 
 def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
     """Divide elementwise, without a warning; NaN where the denominator is 0, NaN or infinite."""
-    known = np.isfinite(denominator) & (denominator != 0)
+    valid = np.isfinite(denominator) & (denominator != 0)
     result: FloatArray = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
     with np.errstate(over="ignore", invalid="ignore"):
-        np.divide(numerator, denominator, out=result, where=known)
+        np.divide(numerator, denominator, out=result, where=valid)
     return result
 
 
@@ -73,8 +73,8 @@ def as_gram(gram: ArrayLike, *, least: int = 1) -> FloatArray:
     array = np.asarray(gram, dtype=np.float64)
     if array.ndim < 2 or array.shape[-1] != array.shape[-2] or array.shape[-1] < least:
         raise ValueError(f"gram: expected shape (..., m, m) with m at least {least}, got shape {array.shape}")
-    known = np.isfinite(array).all(axis=(-2, -1), keepdims=True)
-    result: FloatArray = np.where(known, array, np.nan)
+    valid = np.isfinite(array).all(axis=(-2, -1), keepdims=True)
+    result: FloatArray = np.where(valid, array, np.nan)
     largest = np.abs(result).max(axis=(-2, -1), keepdims=True)
     with np.errstate(over="ignore"):
         skew = np.abs(result - result.swapaxes(-2, -1))
@@ -86,7 +86,7 @@ def as_gram(gram: ArrayLike, *, least: int = 1) -> FloatArray:
 
 
 def quadratic_form(gram: FloatArray, weights: FloatArray) -> FloatArray:
-    """||sum_i w_i g_i||^2 = w' G w for each matrix, shape (...); never negative, whatever rounding does."""
+    """Squared norms ||sum_i w_i g_i||^2 = w' G w, one a matrix, shape (...); never negative, whatever rounding does."""
     with np.errstate(over="ignore", invalid="ignore"):
         form: FloatArray = np.maximum(np.einsum("...i,...ij,...j->...", weights, gram, weights), 0.0)
     return form

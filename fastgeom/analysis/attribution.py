@@ -14,7 +14,7 @@ def loss_attribution(grad_dot_update: ArrayLike, next_grad_dot_update: ArrayLike
     $$ a_t = \tfrac12 \langle g_t + g_{t+1}, u_t \rangle $$
 
     The line integral of the gradient along the update, from its two ends: exact on a quadratic, of third order in the
-    update elsewhere. Layers add up to the whole. For mini-batches it mixes the losses of two batches.
+    update elsewhere. Layers add up to the change over all of them. For mini-batches it mixes the losses of two batches.
 
     Args:
         grad_dot_update: <g_t, u_t>, shape (step,) or (step, layer); ``trace.layer_grad_dot_update``.
@@ -22,7 +22,7 @@ def loss_attribution(grad_dot_update: ArrayLike, next_grad_dot_update: ArrayLike
 
     Returns:
         a_t, float64, same shape, in units of the loss: negative where the layer made it fall. NaN where the update or
-        the next gradient is not known.
+        the next gradient is unknown.
 
     Raises:
         ValueError: shapes that differ.
@@ -45,7 +45,7 @@ def loss_attribution(grad_dot_update: ArrayLike, next_grad_dot_update: ArrayLike
 
 
 def attribution_residual(attribution: ArrayLike, loss: ArrayLike, step: ArrayLike | None = None) -> FloatArray:
-    r"""What of the true change of the loss the attribution leaves over.
+    r"""Change of the loss that the attribution does not explain.
 
     $$ r_t = (f_{t+1} - f_t) - \sum_\ell a_{t\ell} $$
 
@@ -71,17 +71,17 @@ def attribution_residual(attribution: ArrayLike, loss: ArrayLike, step: ArrayLik
         >>> attribution_residual([[-2.0, 1.0], [0.0, 0.0]], loss=[5.0, 4.25]).tolist()
         [0.25, nan]
     """
-    parts = as_rows("attribution", attribution)
+    change = as_rows("attribution", attribution)
     f = as_series("loss", loss)
-    if parts.ndim > 2 or len(parts) != len(f):
+    if change.ndim > 2 or len(change) != len(f):
         raise ValueError(
-            f"attribution: expected shape ({len(f)},) or ({len(f)}, layer), as many rows as loss, got {parts.shape}"
+            f"attribution: expected shape ({len(f)},) or ({len(f)}, layer), as many rows as loss, got {change.shape}"
         )
     number = as_steps(step, len(f))
     result = np.full(len(f), np.nan)
-    total = parts if parts.ndim == 1 else parts.sum(axis=1)
+    total = change if change.ndim == 1 else change.sum(axis=1)
     with np.errstate(invalid="ignore", over="ignore"):
         residual = np.diff(f) - total[:-1]
-    known = (np.diff(number) == 1) & np.isfinite(residual)
-    result[:-1][known] = residual[known]
+    valid = (np.diff(number) == 1) & np.isfinite(residual)
+    result[:-1][valid] = residual[valid]
     return result

@@ -1,6 +1,6 @@
 """How much of a mini-batch gradient is noise, and what the correlation of gradients would be without it.
 
-A trace does not hold this by itself: it takes the gradients a and b of two halves of a batch, g = (a + b) / 2, and
+A trace does not have this by itself: it takes the gradients a and b of two halves of a batch, g = (a + b) / 2, and
 their product handed over as a scalar, ``probe.step(half_dot=...)``. Two ranks or two accumulated micro-batches do.
 All work elementwise on arrays of any shape, such as (step,) or (step, layer).
 """
@@ -85,8 +85,8 @@ def denoised_cosine(cosine: ArrayLike, noise_share: ArrayLike, earlier_noise_sha
 
     $$ \frac{c_t(k)}{\sqrt{(1 - \nu_t)(1 - \nu_{t-k})}} $$
 
-    For batches drawn independently only. Where steps share a batch, as at the same place of two epochs, or batches of
-    one epoch exclude each other, the noises are correlated and this is biased. The estimate of one step is itself
+    For batches drawn independently only. Where steps share a batch, as at the same position in two epochs, or batches
+    of one epoch exclude each other, the noises are correlated and this is biased. The estimate of one step is itself
     noisy; average c, nu or both over steps first where nu is near 1.
 
     Args:

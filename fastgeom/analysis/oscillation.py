@@ -82,7 +82,7 @@ def predictability(diff_sq: ArrayLike, grad_sq: ArrayLike) -> FloatArray:
         >>> predictability([float("nan"), 4.0, 4.0], [1.0, 1.0, 1.0]).item()
         4.0
     """
-    differences, squared = _known_together(diff_sq, grad_sq)
+    differences, squared = _valid_together(diff_sq, grad_sq)
     with np.errstate(over="ignore"):
         return ratio(np.nansum(differences, axis=0), np.nansum(squared, axis=0))
 
@@ -112,7 +112,7 @@ def moving_predictability(diff_sq: ArrayLike, grad_sq: ArrayLike, size: int) -> 
     """
     if size < 1:
         raise ValueError(f"size: expected at least 1 step, got {size}")
-    differences, squared = _known_together(diff_sq, grad_sq)
+    differences, squared = _valid_together(diff_sq, grad_sq)
     result = np.full(differences.shape, np.nan)
     if size <= len(differences):
         with np.errstate(over="ignore"):
@@ -121,9 +121,9 @@ def moving_predictability(diff_sq: ArrayLike, grad_sq: ArrayLike, size: int) -> 
     return result
 
 
-def _known_together(diff_sq: ArrayLike, grad_sq: ArrayLike) -> tuple[FloatArray, FloatArray]:
+def _valid_together(diff_sq: ArrayLike, grad_sq: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Both arrays, NaN where either is not finite."""
     differences, squared = as_rows("diff_sq", diff_sq), as_rows("grad_sq", grad_sq)
     check_same_shape(diff_sq=differences, grad_sq=squared)
-    known = np.isfinite(differences) & np.isfinite(squared)
-    return np.where(known, differences, np.nan), np.where(known, squared, np.nan)
+    valid = np.isfinite(differences) & np.isfinite(squared)
+    return np.where(valid, differences, np.nan), np.where(valid, squared, np.nan)

@@ -37,9 +37,9 @@ class ProgressShares:
             known decreases: never negative, always adds up to 1.
         log_loss: $\sum_{t \in R} \ln(f_t / f_{t+1}) / \ln(f_0 / f_T)$. Net in factors instead of differences, so that
             the late steps count as much as the early ones.
-        segment: $\sum_{[a, b] \subset R} (f_a - f_b) / (f_0 - f_T)$ over the maximal runs of a regime, a its first and
-            b its last step. The step that leaves a run counts for neither side, so that the regimes need not add up
-            to 1; a run of one step has no segment.
+        segment: $\sum_{[a, b] \subset R} (f_a - f_b) / (f_0 - f_T)$ over the stretches [a, b] of a regime, a the first
+            and b the last step. The step that leaves a stretch counts for neither side, so that the regimes need not
+            add up to 1; a stretch of one step has no segment.
     """
 
     net: RegimeShares
@@ -57,7 +57,7 @@ def progress_shares(loss: ArrayLike, labels: ArrayLike, step: ArrayLike | None =
     loss: of a run that diverged, what counts is what came before.
 
     Args:
-        loss: f_t, shape (step,), in any unit. NaN is a loss that is not known, infinity one that diverged.
+        loss: f_t, shape (step,), in any unit. NaN is an unknown loss, infinity one that diverged.
         labels: regime of each step, shape (step,), as ``classify`` returns them.
         step: step numbers, shape (step,), strictly increasing; 0, 1, 2, ... by default.
 
@@ -82,18 +82,18 @@ def progress_shares(loss: ArrayLike, labels: ArrayLike, step: ArrayLike | None =
     finite = f[np.isfinite(f)]
     fell = finite.size > 0 and finite[-1] < finite[0]
     total = float(finite[0] - finite[-1]) if fell else np.nan
-    drop = _known_drops(f, number)
+    drop = _drops(f, number)
     falls = np.maximum(drop, 0.0)
     all_falls = float(np.nansum(falls))
     log_share = RegimeShares(np.nan, np.nan, np.nan)
     if fell and finite.min() > 0:
         with np.errstate(invalid="ignore"):
-            log_share = _sum_by_regime(_known_drops(np.log(f), number), regime, float(np.log(finite[0] / finite[-1])))
+            log_share = _sum_by_regime(_drops(np.log(f), number), regime, float(np.log(finite[0] / finite[-1])))
     return ProgressShares(
         net=_sum_by_regime(drop, regime, total),
         gross=_sum_by_regime(falls, regime, all_falls if all_falls > 0 else np.nan),
         log_loss=log_share,
-        segment=_sum_by_regime(_within_runs(drop, regime), regime, total),
+        segment=_sum_by_regime(_within_stretches(drop, regime), regime, total),
     )
 
 
@@ -142,20 +142,20 @@ def _as_labels(labels: ArrayLike, n_rows: int) -> NDArray[np.int8]:
     return regime.astype(np.int8)
 
 
-def _known_drops(values: FloatArray, number: IntArray) -> FloatArray:
-    """f_t - f_{t+1} at row t, NaN where it is not known; the last row has no successor."""
+def _drops(values: FloatArray, number: IntArray) -> FloatArray:
+    """Differences f_t - f_{t+1} at row t, NaN where unknown; the last row has no successor."""
     drop = np.full(len(values), np.nan)
     with np.errstate(invalid="ignore"):
         difference = values[:-1] - values[1:]
-    known = (np.diff(number) == 1) & np.isfinite(difference)
-    drop[:-1][known] = difference[known]
+    valid = (np.diff(number) == 1) & np.isfinite(difference)
+    drop[:-1][valid] = difference[valid]
     return drop
 
 
-def _within_runs(drop: FloatArray, regime: NDArray[np.int8]) -> FloatArray:
-    """Without the last change of each run: the rest telescopes to the loss at its start minus that at its end."""
+def _within_stretches(drop: FloatArray, regime: NDArray[np.int8]) -> FloatArray:
+    """Drops without the last one of each stretch: they add up to the loss at its start minus that at its end."""
     inside = drop.copy()
-    inside[[run.stop - 1 for run in stretches(regime)]] = np.nan
+    inside[[stretch.stop - 1 for stretch in stretches(regime)]] = np.nan
     return inside
 
 

@@ -19,7 +19,7 @@ THETAS = (0.5, 0.8, 0.9, 0.95, 0.99)
 
 
 class Stretch(NamedTuple):
-    """Rows ``start`` up to, not including, ``stop`` that all bear ``label``."""
+    """Adjacent rows of one label: from ``start`` up to, not including, ``stop``."""
 
     start: int
     stop: int
@@ -37,12 +37,12 @@ def classify(adjacent_cosine: ArrayLike, theta: float = 0.9, min_run: int = 2) -
     $$ \ell_t = \begin{cases} +1 & c_t > \theta \\ -1 & c_t < -\theta \\ 0 & \text{otherwise} \end{cases} $$
 
     with c_t the cosine of g_t and g_{t-1}. A step whose c_t is NaN is mixed: the first step, and the first after a
-    gap, so that no run bridges a gap. Smooth and zigzag runs shorter than ``min_run`` become mixed.
+    gap, so that no stretch bridges a gap. Smooth and zigzag stretches shorter than ``min_run`` become mixed.
 
     Args:
         adjacent_cosine: c_t, shape (step,); ``trace.lag_cosine[:, 0]``, or a column of a layer's.
         theta: threshold, 0 < theta < 1.
-        min_run: least number of steps that make a regime, at least 1. One lone reversal is no oscillation.
+        min_run: least number of steps in a smooth or zigzag stretch, at least 1. One lone reversal is no oscillation.
 
     Returns:
         int8 labels, shape (step,).
@@ -50,7 +50,7 @@ def classify(adjacent_cosine: ArrayLike, theta: float = 0.9, min_run: int = 2) -
     Raises:
         ValueError: ``theta`` outside (0, 1), ``min_run`` below 1, or cosines that are not of shape (step,).
 
-    Source: the two geometries are Morchdi, Zhou, Ding, Wang (2022); threshold and least run are ours.
+    Source: the two geometries are Morchdi, Zhou, Ding, Wang (2022); threshold and least length are ours.
 
     Example:
         >>> classify([float("nan"), 0.99, 0.98, 0.2, -0.95, -0.97, 0.99]).tolist()
@@ -62,14 +62,14 @@ def classify(adjacent_cosine: ArrayLike, theta: float = 0.9, min_run: int = 2) -
         raise ValueError(f"min_run: expected at least 1, got {min_run}")
     cosine = as_series("adjacent_cosine", adjacent_cosine)
     labels = (cosine > theta).astype(np.int8) - (cosine < -theta).astype(np.int8)
-    for run in stretches(labels):
-        if run.length < min_run:
-            labels[run.start : run.stop] = MIXED
+    for stretch in stretches(labels):
+        if stretch.length < min_run:
+            labels[stretch.start : stretch.stop] = MIXED
     return labels
 
 
 def stretches(labels: ArrayLike) -> list[Stretch]:
-    """Cut a sequence of labels into maximal runs of equal label, in order; mixed stretches are runs too.
+    """Cut a sequence of labels into its maximal stretches of equal label, in order.
 
     Args:
         labels: shape (step,), as ``classify`` returns them.
@@ -83,7 +83,7 @@ def stretches(labels: ArrayLike) -> list[Stretch]:
     Source: ours.
 
     Example:
-        >>> [tuple(run) for run in stretches([0, 1, 1, -1])]
+        >>> [tuple(stretch) for stretch in stretches([0, 1, 1, -1])]
         [(0, 1, 0), (1, 3, 1), (3, 4, -1)]
     """
     array = np.asarray(labels)
@@ -97,6 +97,12 @@ def stretches(labels: ArrayLike) -> list[Stretch]:
 
 def regime_counts(labels: ArrayLike) -> dict[str, int]:
     """Count the steps of each regime, keyed as ``REGIMES``; every row counts, so that they add up to the rows.
+
+    Args:
+        labels: shape (step,), as ``classify`` returns them.
+
+    Returns:
+        The number of steps by the name of the regime.
 
     Example:
         >>> regime_counts([0, 1, 1, -1])
@@ -130,10 +136,10 @@ def sensitivity(adjacent_cosine: ArrayLike, thetas: Sequence[float] = THETAS, mi
         [[0.75, 0.0, 0.25], [0.5, 0.25, 0.25]]
     """
     cosine = as_series("adjacent_cosine", adjacent_cosine)
-    known = ~np.isnan(cosine)
+    measured = ~np.isnan(cosine)
     shares = np.full((len(thetas), len(REGIMES)), np.nan)
     for row, theta in enumerate(thetas):
-        labels = classify(cosine, theta, min_run)[known]
+        labels = classify(cosine, theta, min_run)[measured]
         if labels.size:
             shares[row] = [np.mean(labels == label) for label in REGIMES.values()]
     return shares

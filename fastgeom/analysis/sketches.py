@@ -1,4 +1,4 @@
-"""Every step of a run against every other, from the small sketch of each gradient that a trace can hold.
+"""Every step of a run against every other, from the small sketch of each gradient that a trace can store.
 
 ``Sketch(stored_size=m)`` stores m numbers a step, ``trace.sketch``. Dot products of two of them estimate those of the
 gradients without bias, however far apart the steps lie. Time: 2 step^2 m operations; memory, with temporaries: about
@@ -38,8 +38,8 @@ def sketch_cosine(sketches: ArrayLike) -> SketchCosine:
     Returns:
         ``SketchCosine(cosine, error)``, each float64, shape (step, step), symmetric; cosines in [-1, 1], 1 on the
         diagonal. NaN in the rows and columns of steps whose sketch is 0 or not finite. The error is that of m random
-        buckets: too large for a model so small that m numbers hold it whole. A recorded sketch is one of the history's
-        sketch, of ``size`` buckets, which adds the fraction m / size to the variance.
+        buckets: too large for a model so small that m numbers store it exactly. A recorded sketch is one of the
+        history's sketch, of ``size`` buckets, which adds the fraction m / size to the variance.
 
     Raises:
         ValueError: ``sketches`` that are not of shape (step, m), m at least 1.
@@ -59,8 +59,8 @@ def sketch_cosine(sketches: ArrayLike) -> SketchCosine:
     norm[norm == 0] = np.nan
     unit = rows / norm[:, None]
     cosine = np.clip(unit @ unit.T, -1.0, 1.0)
-    known = np.flatnonzero(np.isfinite(norm))
-    cosine[known, known] = 1.0
+    valid = np.flatnonzero(np.isfinite(norm))
+    cosine[valid, valid] = 1.0
     return SketchCosine(cosine, (1.0 - cosine**2) / np.sqrt(rows.shape[1]))
 
 
@@ -103,8 +103,8 @@ def sketch_gram(sketches: ArrayLike, grad_sq: ArrayLike | None = None) -> FloatA
     cosine = sketch_cosine(rows).cosine
     cosine[norm == 0] = cosine[:, norm == 0] = 0.0
     gram = cosine * np.outer(norm, norm)
-    known = np.flatnonzero(np.isfinite(np.diagonal(gram)))
-    gram[known, known] = squared[known]
+    valid = np.flatnonzero(np.isfinite(np.diagonal(gram)))
+    gram[valid, valid] = squared[valid]
     return gram
 
 

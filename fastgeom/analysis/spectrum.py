@@ -205,7 +205,7 @@ def spectral_gap(gram: ArrayLike) -> FloatArray:
 
 
 def _normalised(gram: ArrayLike, *, least: int = 1) -> FloatArray:
-    """G / tr G, all NaN where it is not known or 0."""
+    """Matrices G / tr G, all NaN where the trace is unknown or 0."""
     array = as_gram(gram, least=least)
     with np.errstate(over="ignore"):
         trace = array.trace(axis1=-2, axis2=-1)

@@ -1,4 +1,4 @@
-"""Every gradient of a window against every other: the Gram matrix that the recorded lag dots already hold."""
+"""Every gradient of a window against every other: the Gram matrix from the recorded lag dots."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def window_grams(
 
     What ``window_gram`` gives for one step, as a stack, so that a quantity of a window becomes a series:
     ``coherence(window_grams(...))``. Memory: 8 step m^2 bytes, 87 MB for 10,000 steps and m = 33; cut a longer run
-    into pieces that overlap by m - 1 rows.
+    into stretches that overlap by m - 1 rows.
 
     Args:
         lag_dot: <g_t, g_{t-k}>, shape (step, lag), lag k at index k - 1; ``trace.lag_dot``, or a layer's.
@@ -99,8 +99,8 @@ def window_grams(
     gram[:, position, position] = np.where(measured, squared[row], np.nan)
     for lag in range(1, min(dots.shape[1], length - 1) + 1):
         later, earlier = position[lag:], position[:-lag]
-        known = measured[:, later] & measured[:, earlier]
-        value = np.where(known, dots[row[:, later], lag - 1], np.nan)
+        both = measured[:, later] & measured[:, earlier]
+        value = np.where(both, dots[row[:, later], lag - 1], np.nan)
         gram[:, later, earlier] = gram[:, earlier, later] = value
     return gram
 
@@ -172,13 +172,13 @@ def densest_window(
         raise ValueError(f"size: expected at least 1 step, got {size}")
     hits = np.asarray(labels) == label
     number = as_steps(step, len(hits))
-    found = np.zeros(len(hits), dtype=np.int64)
+    count = np.zeros(len(hits), dtype=np.int64)
     for stretch in stretches(number - np.arange(len(number))):
         full = np.convolve(hits[stretch.start : stretch.stop], np.ones(size, dtype=np.int64))[size - 1 : stretch.length]
-        found[stretch.start : stretch.start + len(full)] = full
-    if not found.any():
+        count[stretch.start : stretch.start + len(full)] = full
+    if not count.any():
         return None
-    best = np.flatnonzero(found == found.max())
+    best = np.flatnonzero(count == count.max())
     start = int(best[len(best) // 2])
     return start, start + size
 

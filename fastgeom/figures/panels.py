@@ -1,4 +1,4 @@
-"""One panel of a figure each: drawing on axes that the caller made, in one style."""
+"""Draw single panels of a figure on axes of the caller's, in one style."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ MISSING = "#FFFFFF"
 BRACKET = {"arrowstyle": "|-|, widthA=0.3, widthB=0.3", "shrinkA": 0, "shrinkB": 0}
 
 KAPPA_RANGE = (-1.0, 6.0)
-"""Largest range drawn of kappa: what lies outside stands as a triangle at the border."""
+"""Largest range drawn of kappa: what lies outside is drawn as a triangle at the border."""
 
 
 def geometry_panels(figure: FigureBase, run: RunSeries, windows: dict[str, StepSpan | None] | None = None) -> None:
-    """Loss, adjacent correlation and step curvature on one step axis, regimes shaded, ``windows`` marked a and b."""
+    """Draw loss, adjacent correlation and step curvature on one step axis, regimes shaded, ``windows`` marked a, b."""
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     for axes in (top, middle, bottom):
         shade(axes, run)
@@ -64,23 +64,23 @@ def geometry_panels(figure: FigureBase, run: RunSeries, windows: dict[str, StepS
 
 
 def loss_panel(axes: Axes, run: RunSeries) -> None:
-    """The loss, on a logarithmic axis where it falls by more than a factor of ten."""
+    """Draw the loss, on a logarithmic axis where it falls by more than a factor of ten."""
     axes.set(ylabel="loss $f_t$", title="Loss, $f_t$")
     finite = np.zeros(0, np.bool_) if run.loss is None else np.isfinite(run.loss)
     if run.loss is None or not finite.any():
-        say(axes, "no loss in this trace")
+        explain_missing(axes, "no loss in this trace")
         return
-    known = run.loss[finite]
-    axes.plot(run.step[finite], known, color=INK, linewidth=1.2, marker=None if finite.all() else ".", markersize=4)
-    if known.min() > 0 and known.max() > 10 * known.min():
+    loss = run.loss[finite]
+    axes.plot(run.step[finite], loss, color=INK, linewidth=1.2, marker=None if finite.all() else ".", markersize=4)
+    if loss.min() > 0 and loss.max() > 10 * loss.min():
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if known.max() < 50 * known.min() else (1,)))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if loss.max() < 50 * loss.min() else (1,)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def mark_divergence(axes: Axes, step: int) -> None:
-    """Mark the step at which a run diverged, in words on the side that has more room."""
+    """Mark the step at which a run diverged, as text on the side that has more room."""
     axes.axvline(step, color=INK, linewidth=1.2, linestyle=":")
     early = step < sum(axes.get_xlim()) / 2
     axes.annotate(
@@ -95,12 +95,12 @@ def mark_divergence(axes: Axes, step: int) -> None:
 
 
 def cosine_panel(axes: Axes, run: RunSeries) -> None:
-    """The correlation of adjacent gradients, between the thresholds of the regimes."""
+    """Draw the correlation of adjacent gradients, between the thresholds of the regimes."""
     formula = r"$c_t = \langle g_t, g_{t-1}\rangle \,/\, \|g_t\|\,\|g_{t-1}\|$"
     axes.set(ylabel="correlation $c_t$", title=f"Correlation of adjacent gradients, {formula}")
     axes.set_ylim(-1.1, 1.1)
     if not np.isfinite(run.cosine).any():
-        say(axes, "too short: no two adjacent steps measured")
+        explain_missing(axes, "too short: no two adjacent steps measured")
         return
     _dots(axes, run, run.cosine, run.labels)
     _level(axes, run.theta, rf"$+\theta = {run.theta:g}$")
@@ -108,14 +108,14 @@ def cosine_panel(axes: Axes, run: RunSeries) -> None:
 
 
 def kappa_panel(axes: Axes, run: RunSeries) -> None:
-    """The step curvature, in the colour of the label of step t + 1, with lines at 1 and 2."""
+    """Draw the step curvature, in the colour of the label of step t + 1, with lines at 1 and 2."""
     formula = r"$\kappa_t = 1 - \langle g_{t+1}, u_t\rangle \,/\, \langle g_t, u_t\rangle$"
     axes.set(ylabel=r"curvature $\kappa_t$", title=f"Curvature met by the step $u_t$, {formula}")
     if run.kappa is None:
-        say(axes, "no updates in this trace: record them with track_updates=True")
+        explain_missing(axes, "no updates in this trace: record them with track_updates=True")
         return
     if not np.isfinite(run.kappa).any():
-        say(axes, "too short: no step with a measured successor")
+        explain_missing(axes, "too short: no step with a measured successor")
         return
     low, high = KAPPA_RANGE
     # kappa_t compares the gradients at both ends of its step, as c_{t+1} does
@@ -129,14 +129,14 @@ def kappa_panel(axes: Axes, run: RunSeries) -> None:
 
 
 def window_panels(figure: FigureBase, trace: GeometryTrace, windows: dict[str, StepSpan | None]) -> None:
-    """One heat map of correlations for each window, side by side, with one colour bar."""
+    """Draw one heat map of correlations for each window, side by side, with one colour bar."""
     panels = figure.subplots(1, 2)
     for axes, letter, (regime, window) in zip(panels, "ab", windows.items(), strict=True):
         if window is None:
             axes.set_title(f"{letter}   {regime} window")
             axes.set_box_aspect(1)
             axes.set_xticks([])
-            say(axes, f"no {regime} stretch in this run")
+            explain_missing(axes, f"no {regime} stretch in this run")
             continue
         size = window.last - window.first + 1
         cosine = analysis.window_cosine(trace.lag_dot, trace.grad_sq, window.last, size=size, step=trace.step)
@@ -148,7 +148,7 @@ def window_panels(figure: FigureBase, trace: GeometryTrace, windows: dict[str, S
 
 
 def correlation_panel(axes: Axes, cosine: FloatArray, first: int) -> None:
-    """The correlations of all pairs of steps from ``first`` on, the first at the upper left."""
+    """Draw the correlations of all pairs of steps from ``first`` on, the first at the upper left."""
     low, high = first - 0.5, first + len(cosine) - 0.5
     correlation_image(axes, cosine, (low, high, high, low), "equal")
     axes.set(xlabel="optimiser step $t$", ylabel="optimiser step $s$")
@@ -157,13 +157,13 @@ def correlation_panel(axes: Axes, cosine: FloatArray, first: int) -> None:
 def correlation_image(
     axes: Axes, cosine: FloatArray, extent: tuple[float, float, float, float], aspect: Literal["equal", "auto"]
 ) -> None:
-    """Correlations as colours, within ``extent``: left, right, bottom, top."""
+    """Draw correlations as colours, within ``extent``: left, right, bottom, top."""
     axes.set_facecolor(MISSING)
     axes.imshow(cosine, cmap=CORRELATION_MAP, vmin=-1, vmax=1, extent=extent, interpolation="nearest", aspect=aspect)
 
 
 def correlation_bar(figure: FigureBase, panels: Any) -> None:
-    """The colour bar of correlations beside some panels."""
+    """Draw the colour bar of correlations beside some panels."""
     colours = ScalarMappable(Normalize(-1, 1), CORRELATION_MAP)
     bar = figure.colorbar(colours, ax=panels, ticks=[-1, -0.5, 0, 0.5, 1], shrink=0.9)
     bar.set_label("correlation: cosine of two gradients (no unit)")
@@ -172,13 +172,13 @@ def correlation_bar(figure: FigureBase, panels: Any) -> None:
 def shade(axes: Axes, run: RunSeries) -> None:
     """Shade the smooth and the zigzag stretches behind a panel over steps."""
     for label, (fill, hatch, edge) in SHADE.items():
-        spans = [
-            (float(run.step[part.start]) - 0.5, float(run.step[part.stop - 1] - run.step[part.start]) + 1.0)
-            for part in analysis.stretches(run.labels)
-            if part.label == label
+        intervals = [
+            (float(run.step[stretch.start]) - 0.5, float(run.step[stretch.stop - 1] - run.step[stretch.start]) + 1.0)
+            for stretch in analysis.stretches(run.labels)
+            if stretch.label == label
         ]
         axes.broken_barh(
-            spans,
+            intervals,
             (0, 1),
             transform=axes.get_xaxis_transform(),
             facecolor=fill,
@@ -226,7 +226,7 @@ def _bracket(axes: Axes, letter: str, window: StepSpan) -> None:
     )
 
 
-def say(axes: Axes, text: str) -> None:
-    """Write why there is nothing to draw; the axis that would show it has no ticks."""
+def explain_missing(axes: Axes, text: str) -> None:
+    """Write why there is nothing to draw, and remove the ticks of the vertical axis."""
     axes.set_yticks([])
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=INK, fontstyle="italic")

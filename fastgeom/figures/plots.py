@@ -19,11 +19,11 @@ from fastgeom.figures.panels import (
     correlation_image,
     correlation_panel,
     cosine_panel,
+    explain_missing,
     geometry_panels,
     kappa_panel,
     loss_panel,
     mark_divergence,
-    say,
     shade,
     window_panels,
 )
@@ -118,9 +118,9 @@ def plot_layer_cosines(axes: Axes, trace: Any) -> None:
     """Draw the adjacent correlation of every layer as a map, steps to the right, the first layer above.
 
     Args:
-        axes: where.
+        axes: the axes to draw on.
         trace: what ``fastgeom.open_trace`` returns, or any object with ``step``, ``grad_sq``, ``layers`` and
-            ``layer_lag_cosine``; ``loss`` says of a divergence too, where there is one.
+            ``layer_lag_cosine``; ``loss`` marks a divergence too, where there is one.
 
     Source: ours, after the layers of Morchdi, Zhou, Ding, Wang (2023).
     """
@@ -129,7 +129,7 @@ def plot_layer_cosines(axes: Axes, trace: Any) -> None:
     axes.set(xlabel="optimiser step $t$")
     axes.set_yticks(range(len(trace.layers)), trace.layers)
     if not np.isfinite(cosine).any():
-        say(axes, "too short: no two adjacent steps measured")
+        explain_missing(axes, "too short: no two adjacent steps measured")
         return
     for stretch in analysis.stretches(trace.step[:end] - np.arange(end)):
         first, last = float(trace.step[stretch.start]), float(trace.step[stretch.stop - 1])
@@ -144,7 +144,7 @@ def plot_correlations(axes: Axes, cosine: ArrayLike, first: int = 0) -> None:
     """Draw a matrix of correlations of gradients, the first step at the upper left.
 
     Args:
-        axes: where.
+        axes: the axes to draw on.
         cosine: correlations, shape (step, step), within [-1, 1]; NaN is left white.
         first: number of the first step.
 

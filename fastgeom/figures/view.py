@@ -1,4 +1,4 @@
-"""What the figures read of a trace: its arrays, cut where the run diverged, and the windows worth drawing."""
+"""Data of the figures: arrays of a trace, cut where the run diverged, and the windows worth drawing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FloatArray = NDArray[np.float64]
 
 
 class GeometryTrace(Protocol):
-    """What the figures read of a trace; ``loss`` and the two update products are drawn where there are any."""
+    """The part of a trace that the figures read; ``loss`` and the two update products are drawn where there are any."""
 
     @property
     def step(self) -> NDArray[np.int64]:
@@ -35,7 +35,7 @@ class GeometryTrace(Protocol):
 
 @dataclass(frozen=True)
 class RunSeries:
-    """What the panels draw of a trace, cut where it diverged."""
+    """Series of a run that the panels draw, cut where it diverged."""
 
     step: NDArray[np.int64]
     loss: FloatArray | None
@@ -47,7 +47,7 @@ class RunSeries:
 
     @classmethod
     def read(cls, trace: GeometryTrace, theta: float) -> RunSeries:
-        """Take the rows up to a divergence."""
+        """Read the rows up to a divergence."""
         loss: FloatArray | None = getattr(trace, "loss", None)
         kappa: FloatArray | None = None
         if hasattr(trace, "grad_dot_update") and hasattr(trace, "next_grad_dot_update"):
@@ -68,7 +68,7 @@ class RunSeries:
 def end_of(trace: Any) -> int:
     """Number of rows up to where the gradient or the loss stops being finite and never is again: a divergence.
 
-    A loss of NaN beside a finite gradient was not given at that step, and says nothing.
+    A loss of NaN beside a finite gradient was not given at that step, and is no divergence.
     """
     end = _lost_from(trace.grad_sq, ~np.isfinite(trace.grad_sq))
     loss: FloatArray | None = getattr(trace, "loss", None)
@@ -77,11 +77,11 @@ def end_of(trace: Any) -> int:
     return end
 
 
-def _lost_from(values: FloatArray, bad: NDArray[np.bool_]) -> int:
-    """The first bad row after which no value is finite; the number of rows where there is none."""
+def _lost_from(values: FloatArray, nonfinite: NDArray[np.bool_]) -> int:
+    """First nonfinite row after which no value is finite; the number of rows where there is none."""
     finite = np.flatnonzero(np.isfinite(values))
     after = int(finite[-1]) + 1 if len(finite) else 0
-    lost = np.flatnonzero(bad[after:])
+    lost = np.flatnonzero(nonfinite[after:])
     return after + int(lost[0]) if len(lost) else len(values)
 
 
@@ -98,8 +98,8 @@ def find_windows(run: RunSeries, n_lags: int, size: int | None) -> dict[str, Ste
     """Find the windows of ``size`` steps that show the smooth and the zigzag regime best; None where there is none."""
     if size is not None and size < 2:
         raise ValueError(f"size: expected at least 2 steps, got {size}")
-    in_a_row = max((stretch.length for stretch in analysis.stretches(run.step - np.arange(len(run.step)))), default=0)
-    length = size if size is not None else min(n_lags + 1, in_a_row)
+    longest = max((stretch.length for stretch in analysis.stretches(run.step - np.arange(len(run.step)))), default=0)
+    length = size if size is not None else min(n_lags + 1, longest)
     windows: dict[str, StepSpan | None] = {"smooth": None, "zigzag": None}
     for regime in windows:
         label = analysis.REGIMES[regime]

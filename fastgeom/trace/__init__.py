@@ -1,4 +1,4 @@
-"""The trace file: one run's measurements in HDF5, written row by row, read at any time, without torch."""
+"""Write and read traces: one run's measurements in HDF5, written row by row, read at any time, without torch."""
 
 from fastgeom.trace.errors import TraceDamagedError, TraceFormatError, TraceLockedError
 from fastgeom.trace.layer_view import LayerView

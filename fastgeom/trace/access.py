@@ -1,4 +1,4 @@
-"""Opens a trace for reading and reads from it, with errors that name the file, what was expected and what came."""
+"""Open a trace file and read from it, with errors that name the file, what was expected and what came."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from fastgeom.schema import BUCKET, LAG, LAYER, LAYER_LAG, SCHEMA_VERSION, STEP
 from fastgeom.trace.errors import HDF5_ERRORS, TraceDamagedError, TraceFormatError
 from fastgeom.trace.file import CHECKSUM, CONFIGURATION, DIMENSIONS, FORMAT, LAYOUT_BYTES, names_checksum
 from fastgeom.trace.lock import is_being_written
+from fastgeom.trace.old_names import rename_configuration
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SWMR_SUPERBLOCK = 3
@@ -31,10 +32,13 @@ FileIdentity = tuple[int, int]
 
 
 def identity(path: Path) -> FileIdentity:
-    """Which file stands under the name now.
+    """Return device and inode of the file that has this name now.
+
+    Args:
+        path: the trace.
 
     Raises:
-        FileNotFoundError: none; says so where a writer has the lock but no row yet.
+        FileNotFoundError: no such file; the message tells where a writer has the lock but no row yet.
         IsADirectoryError: a folder.
     """
     try:
@@ -49,12 +53,19 @@ def identity(path: Path) -> FileIdentity:
 
 @contextmanager
 def opened(path: Path, expected: FileIdentity) -> Iterator[h5py.File]:
-    """The trace, open for reading in SWMR mode: the one mode in which live and killed files open as they are.
+    """Open a trace for reading in SWMR mode, the only one that opens live files and those of killed runs as they are.
+
+    Args:
+        path: the trace.
+        expected: its identity when it was first opened.
+
+    Yields:
+        The HDF5 file, closed at the end.
 
     Raises:
         TraceFormatError: no HDF5, no fastgeom trace, or a newer schema.
         TraceDamagedError: HDF5 whose structure cannot be read.
-        OSError: the file is missing, not for us to read, or not the expected one any more.
+        OSError: the file is missing, may not be read, or is not the expected one any more.
     """
     if identity(path) != expected:
         raise OSError(f"{path}: another file has taken the place of the trace since it was opened; open it again")
@@ -72,13 +83,15 @@ def opened(path: Path, expected: FileIdentity) -> Iterator[h5py.File]:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a trace holds, its large arrays apart.
+    """Contents of a trace without its large arrays.
 
     Attributes:
         attributes: root attributes as Python values, the configuration decoded.
         dims: recorded fields, and the names of their dimensions in the file.
-        lags, layer_lags, layers: the coordinates; without ``layer_lag`` in the file every lag is kept per layer.
-        step: the steps of the rows that are whole, ``(n,)``.
+        lags: lags of the window.
+        layer_lags: lags recorded per layer; all of them in a file without ``layer_lag``.
+        layers: names of the layers.
+        step: steps of the complete rows, ``(n,)``.
     """
 
     attributes: dict[str, Any]
@@ -90,14 +103,14 @@ class Contents:
 
 
 def contents(path: Path, expected: FileIdentity) -> Contents:
-    """What the trace holds now; errors as of ``opened`` and ``read``."""
+    """Read the present contents of a trace; errors as of ``opened`` and ``read``."""
     with opened(path, expected) as file:
-        # Read first: what is read later is cut to the rows whose step is in the file by now, for those are whole.
+        # Read first: what is read later is cut to the rows whose step is in the file by now, for those are complete.
         step = read(file, STEP, (slice(None),), path)
         try:
             attributes = {name: _python_value(value) for name, value in file.attrs.items()}
             if CONFIGURATION in attributes:
-                attributes[CONFIGURATION] = json.loads(attributes[CONFIGURATION])
+                attributes[CONFIGURATION] = rename_configuration(json.loads(attributes[CONFIGURATION]))
             recorded = [name for name in file if name not in (LAG, LAYER, LAYER_LAG, BUCKET)]
             dims = {name: tuple(file[name].attrs[DIMENSIONS].decode().split()) for name in recorded}
             lags = file[LAG][:] if LAG in file else np.empty(0, np.int64)
@@ -111,7 +124,13 @@ def contents(path: Path, expected: FileIdentity) -> Contents:
 
 
 def read(file: h5py.File, name: str, selection: tuple[slice | int, ...], path: Path) -> np.ndarray:
-    """``file[name][selection]``.
+    """Read ``file[name][selection]``.
+
+    Args:
+        file: an open trace.
+        name: a dataset of it.
+        selection: rows, and what of them.
+        path: the file, for the message of an error.
 
     Raises:
         TraceDamagedError: a chunk whose checksum is wrong; names the dataset and the file.

@@ -1,4 +1,4 @@
-"""What follows from the recorded sums: functions of numpy arrays, so that nothing derivable is stored."""
+"""Quantities derived from recorded sums, computed when read, so that nothing derivable is stored."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 
 def grad_norm(grad_sq: np.ndarray) -> np.ndarray:
-    """|g_t| = sqrt(grad_sq), of any shape; NaN where the square was not recorded."""
+    """Gradient norm |g_t| = sqrt(grad_sq), of any shape; NaN where the square was not recorded."""
     return np.sqrt(np.asarray(grad_sq, np.float64))
 
 
 def lag_cosine(lag_dot: np.ndarray, grad_sq: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """c_t(k) = <g_t, g_{t-k}> / (|g_t| |g_{t-k}|), the cosine between a gradient and the one k steps before it.
+    """Cosine c_t(k) = <g_t, g_{t-k}> / (|g_t| |g_{t-k}|) between a gradient and the one k steps before it.
 
     The norm of g_{t-k} is looked up by step number, since rows may skip steps.
 
@@ -68,7 +68,7 @@ INPUTS = {
 
 
 def derive(name: str, inputs: Mapping[str, np.ndarray], step: np.ndarray) -> np.ndarray:
-    """The derived field ``name`` from its inputs by name: all of them global, of all layers, or of one layer."""
+    """Compute a derived field from its inputs by name: all of them overall, of all layers, or of one layer."""
     if name == "grad_norm":
         return grad_norm(inputs["grad_sq"])
     dots, grad_sq = (inputs[i] for i in INPUTS[name])

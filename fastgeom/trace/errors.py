@@ -1,10 +1,10 @@
-"""What can go wrong with a trace file that has no fitting built-in error."""
+"""Errors of a trace file for which Python has no built-in one."""
 
 from __future__ import annotations
 
 
 class TraceLockedError(OSError):
-    """Another writer holds the trace file; nothing of it was touched."""
+    """Another writer has the lock of the trace file, which was not touched."""
 
 
 class TraceFormatError(ValueError):
@@ -16,4 +16,4 @@ class TraceDamagedError(OSError):
 
 
 HDF5_ERRORS = (OSError, RuntimeError, ValueError, KeyError)
-"""What h5py makes of a failure inside HDF5: it chooses by HDF5's minor error code, which varies."""
+"""Errors that h5py raises for a failure inside HDF5: it chooses by HDF5's minor error code, which varies."""

@@ -1,4 +1,4 @@
-"""The HDF5 file of a trace: how it is laid out, and how it is created whole before the first row."""
+"""Layout of the HDF5 file of a trace, and its creation, complete before the first row."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _COORDINATE_NAMES = {
 
 
 def rows_per_chunk(fields: Sequence[Field], sizes: Mapping[str, int]) -> int:
-    """64, or as many rows of the largest dataset as fit 1 MiB where that is fewer, and at least one."""
+    """Rows of a chunk: 64, or as many of the largest dataset as fit 1 MiB where that is fewer, and at least one."""
     largest = max(prod(_row_shape(f, sizes)) * np.dtype(f.dtype).itemsize for f in fields)
     return max(1, min(ROWS_PER_CHUNK, MAX_CHUNK_BYTES // max(1, largest)))
 
 
 def row_buffers(fields: Sequence[Field], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Memory for one chunk of every field: ``(rows, ...)`` each, filled with the field's fill value."""
+    """Allocate one chunk of every field: ``(rows, ...)`` each, filled with the field's fill value."""
     rows = rows_per_chunk(fields, sizes)
     return {f.name: np.full((rows, *_row_shape(f, sizes)), f.fill, f.dtype) for f in fields}
 
@@ -53,7 +53,7 @@ def names_checksum(names: Iterable[str]) -> int:
 
 
 def field_attributes(field: Field) -> dict[str, str]:
-    """What the file says of a field, in the terms of the CF conventions where they have one."""
+    """Attributes of a field's dataset, named as the CF conventions do where they have a name."""
     return {
         "units": field.unit,
         "long_name": field.name.replace("_", " "),
@@ -66,9 +66,18 @@ def field_attributes(field: Field) -> dict[str, str]:
 def create_file(
     path: Path, fields: Sequence[Field], coordinates: Coordinates, attributes: Mapping[str, str | int | float]
 ) -> tuple[h5py.File, dict[str, h5py.Dataset]]:
-    """A new file with every dataset, attribute and dimension scale, in SWMR mode; and the fields' handles by name.
+    """Create a file with every dataset, attribute and dimension scale, and put it in SWMR mode.
 
     Nothing can be added to it later: what is created in SWMR mode is invisible to open readers and gone after a kill.
+
+    Args:
+        path: the file, which does not exist.
+        fields: what a row has; ``step`` among them.
+        coordinates: values along every dimension of the fields but ``step``.
+        attributes: root attributes, beside the provenance.
+
+    Returns:
+        The open file, and the dataset of every field by name.
     """
     # HDF5's own lock belongs to every copy of the descriptor: a process forked while the file is made would keep it
     # locked for as long as it lives. Opened again it is locked up to SWMR mode, which unlocks all copies.
@@ -89,7 +98,10 @@ def create_file(
 
 
 def sync(file: h5py.File) -> None:
-    """What HDF5 has written so far is on the disk itself, where a power loss does not reach it.
+    """Send what HDF5 has written so far to the disk itself, where a power loss does not reach it.
+
+    Args:
+        file: a file that ``create_file`` opened.
 
     Raises:
         OSError: the disk refuses.
@@ -98,7 +110,7 @@ def sync(file: h5py.File) -> None:
 
 
 def close_synced(file: h5py.File) -> None:
-    """Closes the file, then syncs what closing has written, through a copy of the descriptor that HDF5 gives up."""
+    """Close the file, then sync what closing has written, through a copy of the descriptor that HDF5 closes."""
     fd = os.dup(file.id.get_vfd_handle())
     try:
         file.close()
@@ -108,9 +120,10 @@ def close_synced(file: h5py.File) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """The names in a folder are on the disk itself, where the folder may be read and its file system can do that.
+    """Send the names in a folder to the disk itself, where the folder may be read and its file system can do that.
 
-    Where not, the trace is still worth having, and a disk that fails also refuses the syncs of the file, which report.
+    Elsewhere it does nothing: the trace is still worth having, and a disk that fails also refuses the syncs of the
+    file, which raise.
     """
     with suppress(OSError):
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -192,7 +205,7 @@ def _row_shape(field: Field, sizes: Mapping[str, int]) -> tuple[int, ...]:
 
 
 def _chunk_shape(rows: int, row_shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """``rows`` whole rows; where one row alone is larger than a chunk may be, it is cut along its first axis."""
+    """Shape of ``rows`` complete rows; where one row alone is larger than a chunk may be, it is cut along axis 0."""
     if not row_shape:
         return (rows,)
     first = max(1, MAX_CHUNK_BYTES // (rows * prod(row_shape[1:]) * itemsize))

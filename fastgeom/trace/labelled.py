@@ -1,4 +1,4 @@
-"""A trace as an ``xarray.Dataset``; the one file of the package that needs xarray."""
+"""Conversion of a trace to an ``xarray.Dataset``; the only file of the package that needs xarray."""
 
 from __future__ import annotations
 
@@ -26,7 +26,18 @@ def to_xarray(
     coordinates: Mapping[str, np.ndarray | list[str]],
     attributes: Mapping[str, Any],
 ) -> xarray.Dataset:
-    """See ``Trace.to_xarray``; the arrays come with the names of their dimensions, the texts out of the file."""
+    """Make the dataset of ``Trace.to_xarray``, with units, formulas and sources as the file has them.
+
+    Args:
+        path: the trace.
+        expected: its identity.
+        arrays: names of the dimensions and values of each field.
+        coordinates: values along each dimension.
+        attributes: root attributes.
+
+    Raises:
+        ImportError: xarray is not installed.
+    """
     try:
         import xarray
     except ImportError as error:
@@ -50,5 +61,5 @@ def _derived_fields() -> list[Field]:
 
 
 def _text_attributes(attributes: Any) -> dict[str, str]:
-    """Without what HDF5 keeps there for dimension scales."""
+    """Attributes that are texts, without those that HDF5 stores for dimension scales."""
     return {name: value for name, value in attributes.items() if isinstance(value, str)}

@@ -5,39 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from fastgeom.schema import LAYER, LAYER_PREFIX
+from fastgeom.trace.fields import IntArray, LayerFields
 
 
 class Layered(Protocol):
-    """What a view needs of its trace."""
+    """The part of a trace that a view uses."""
 
     path: Path
-    step: np.ndarray
+    step: IntArray
     layers: tuple[str, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All fields."""
+        """Names of all fields."""
 
     def dims(self, name: str) -> tuple[str, ...]:
-        """Dimensions of one."""
+        """Names of the dimensions of a field."""
 
     def _array(self, name: str, layer: int | None = None) -> np.ndarray: ...
 
 
-class LayerView:
+class LayerView(LayerFields):
     """The quantities of one layer, under the names of the global ones.
 
     ``view.grad_norm`` is (step,), ``view.lag_cosine`` (step, lag); ``view["grad_norm"]`` is the same. Arrays as in
-    ``Trace``, which keeps them.
+    ``Trace``, which caches them.
+
+    Args:
+        trace: the trace.
+        name: the layer's name.
 
     Attributes:
         name: the layer's name.
-        step: ``(n,)``, that of the trace.
     """
 
     def __init__(self, trace: Layered, name: str) -> None:
@@ -45,13 +49,13 @@ class LayerView:
         self._trace = trace
 
     @property
-    def step(self) -> np.ndarray:
-        """Steps of the rows."""
+    def step(self) -> IntArray:
+        """Steps of the rows, ``(n,)``: those of the trace."""
         return self._trace.step
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All recorded and derived fields that a layer has."""
+        """Names of all recorded and derived fields that a layer has."""
         return tuple(n.removeprefix(LAYER_PREFIX) for n in self._trace.names if LAYER in self._trace.dims(n))
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -59,12 +63,14 @@ class LayerView:
             raise KeyError(self._unknown(name))
         return self._trace._array(LAYER_PREFIX + name, self._trace.layers.index(self.name))
 
-    def __getattr__(self, name: str) -> np.ndarray:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        if name not in self.names:
-            raise AttributeError(self._unknown(name))
-        return self[name]
+    if not TYPE_CHECKING:  # a type checker would take every misspelled field for one
+
+        def __getattr__(self, name: str) -> np.ndarray:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            if name not in self.names:
+                raise AttributeError(self._unknown(name))
+            return self[name]
 
     def __dir__(self) -> Iterable[str]:
         return {*super().__dir__(), *self.names}
@@ -76,8 +82,8 @@ class LayerView:
         return f"{self._trace.path}: layer {self.name!r} has no {name!r}; {suggest(name, self.names)}"
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """What to say after a wrong name: the close ones, or all."""
-    known = sorted(k for k in known if not k.startswith("_"))
-    close = get_close_matches(name, known)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(known) or 'none'}"
+def suggest(name: str, valid: Iterable[str]) -> str:
+    """Return the end of an error message about a wrong name: the valid names close to it, or all of them."""
+    public = sorted(v for v in valid if not v.startswith("_"))
+    close = get_close_matches(name, public)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(public) or 'none'}"

@@ -1,8 +1,8 @@
-"""One writer a trace: a lock on a file of its own beside the trace.
+"""Lock of a trace, which has one writer: a file beside it, locked with flock(2).
 
 HDF5's own lock comes too late: mode ``"w"`` of a second process truncates the file before it looks, and a file in SWMR
-mode is not locked at all. ``run.h5.lock`` is held with flock(2), so that the kernel frees it however the holder dies;
-what lies in it, pid and host, is for the error message only.
+mode is not locked at all. The kernel frees the lock on ``run.h5.lock`` however its holder dies; the content, pid and
+host, is for the error message only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 
 
 class WriterLock:
-    """The right to write one trace, from construction to ``release()``.
+    """Exclusive lock of the writer of one trace, from construction to ``release()``.
 
     Args:
         path: the trace; two names of one file (links, relative paths) share a lock.
@@ -75,7 +75,7 @@ class WriterLock:
             raise type(error)(f"expected a folder that can be written, got {folder}: {error}") from error
 
     def release(self) -> None:
-        """Gives the right back and removes the lock file; a second call does nothing."""
+        """Release the lock and remove its file; a second call does nothing."""
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
@@ -87,7 +87,7 @@ class WriterLock:
 
 
 def is_being_written(path: str | os.PathLike[str]) -> bool:
-    """Whether some writer, in this process or another on this machine, holds the trace now. Writes nothing."""
+    """Whether a writer, in this process or another on this machine, has the trace locked now. Writes nothing."""
     try:
         fd = os.open(_lock_path(path), os.O_RDONLY)
     except OSError:  # no lock file, or one that is not for us to read
@@ -111,7 +111,7 @@ def _try_lock(fd: int, kind: int) -> bool:
 
 
 def _is_at(fd: int, path: Path) -> bool:
-    """Whether the open file is still the one of that name: a holder removes it on release."""
+    """Whether the open file still has that name: a holder removes it on release."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
@@ -127,7 +127,7 @@ def _describe(fd: int) -> str:
 
 
 def _forget_in_child() -> None:
-    """A forked data-loader worker that outlives its killed trainer must not keep the trainer's lock."""
+    """Close inherited locks: a forked data-loader worker that outlives its killed trainer must not keep its lock."""
     for lock in list(_held):
         if lock._fd >= 0:
             os.close(lock._fd)

@@ -1,4 +1,4 @@
-"""Where a trace comes from, as far as this package can know it without torch."""
+"""Provenance of a trace, as far as it can be known without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a trace: finished, live or crashed, whole rows only, and never writes to it."""
+"""Read a trace, finished, live or crashed: complete rows only; the file is never written to."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fastgeom.schema import DERIVED_FIELDS, LAG, LAYER, LAYER_LAG, LAYER_PREFIX,
 from fastgeom.trace.access import contents, identity, opened, read
 from fastgeom.trace.derived import INPUTS, derive
 from fastgeom.trace.errors import TraceDamagedError
+from fastgeom.trace.fields import IntArray, TraceFields
 from fastgeom.trace.file import FINISHED
 from fastgeom.trace.layer_view import LayerView, suggest
 from fastgeom.trace.lock import is_being_written
@@ -25,37 +26,49 @@ _DERIVED = {prefix + f.name: (f.name, prefix) for prefix in ("", LAYER_PREFIX) f
 
 
 def open_trace(path: str | os.PathLike[str]) -> Trace:
-    """Opens a trace for reading; a finished, a live or a crashed run alike.
+    """Open a trace for reading: of a finished, a live or a crashed run.
+
+    Args:
+        path: the file.
 
     Raises:
-        FileNotFoundError, IsADirectoryError, PermissionError: no file to read.
+        FileNotFoundError: there is no such file.
+        IsADirectoryError: a folder.
+        PermissionError: the file may not be read.
         TraceFormatError: no HDF5 file, no fastgeom trace, or one of a newer schema version.
         TraceDamagedError: a trace whose structure or whose ``step`` cannot be read.
     """
     return Trace(path)
 
 
-class Trace:
+class Trace(TraceFields):
     """One run's measurements as numpy arrays, read when first asked for.
 
     Every recorded field, scalar and derived field is an attribute: ``trace.grad_norm`` (step,), ``trace.lag_cosine``
-    (step, lag), ``trace.layer_lag_cosine`` (step, layer, lag), ``trace.loss`` (step,); ``trace["loss"]`` is the same,
-    and the way to a scalar that bears the name of a method. Arrays are float64, counts and steps integers; they are
-    kept until ``refresh()`` and read-only. Lag k stands at index k - 1; lags that were not recorded are NaN.
+    (step, lag), ``trace.layer_lag_cosine`` (step, layer, lag), ``trace.loss`` (step,); ``trace["loss"]`` is the same.
+    Type checkers and editors see the fields of ``fastgeom.schema`` and ``loss``; for them a scalar with a name of your
+    own is ``trace["lr"]``, though ``trace.lr`` works as well. Arrays are float64, counts and steps integers; they are
+    cached until ``refresh()`` and read-only. Lag k stands at index k - 1; lags that were not recorded are NaN.
 
-    No file handle is held between reads, so that a trace never stands in a writer's way.
+    No file handle is open between reads, so that a trace never blocks a writer.
+
+    Args:
+        path: the file.
 
     Attributes:
-        path: the file, and identity: its device and inode.
+        path: the file.
+        identity: its device and inode.
         status: ``"finished"``, ``"live"`` (a writer has it now) or ``"crashed"``, as of the last refresh.
         attributes: root attributes; ``"configuration"`` decoded from JSON.
         step: ``(n,)`` int64, strictly increasing; ``len(trace)`` is n.
-        lags, layer_lags: the lags of the window, 1 to ``window``, and those recorded per layer.
+        lags: the lags of the window, 1 to ``window``.
+        layer_lags: the lags recorded per layer.
         layers: names of the layers.
         scalars: names of the scalars that the trainer gave.
 
     Raises:
-        AttributeError, KeyError: a name that the trace has not; the message lists close ones.
+        AttributeError: a name that the trace does not have; the message lists close ones.
+        KeyError: the same, of ``trace[name]``.
         TraceDamagedError: a field cannot be read; names the field and the file.
         ValueError: the trace is closed.
     """
@@ -63,9 +76,8 @@ class Trace:
     path: Path
     status: Literal["finished", "live", "crashed"]
     attributes: dict[str, Any]
-    step: np.ndarray
-    lags: np.ndarray
-    layer_lags: np.ndarray
+    lags: IntArray
+    layer_lags: IntArray
     layers: tuple[str, ...]
     scalars: tuple[str, ...]
 
@@ -76,20 +88,21 @@ class Trace:
         self.refresh()
 
     def refresh(self) -> None:
-        """Looks at the file again: new rows of a live run, its status. Arrays are read afresh when next asked for.
+        """Read new rows of a live run, and its status; arrays are read again when next asked for.
 
         Raises:
-            OSError: the file is gone, or another one has taken its place.
+            OSError: the file is gone, or another one has replaced it.
         """
         self._check_open()
         # Asked before the file is opened: a run that ends in between is called live, never crashed.
         live = is_being_written(self.path)
-        found = contents(self.path, self.identity)
-        self.status = "finished" if found.attributes.get(FINISHED) else "live" if live else "crashed"
-        self.attributes, self.layers = found.attributes, found.layers
-        self.step, self.lags, self.layer_lags = _frozen(found.step), _frozen(found.lags), _frozen(found.layer_lags)
-        self.scalars = tuple(n for n in found.dims if n not in reserved_names())
-        self._dims = found.dims
+        current = contents(self.path, self.identity)
+        self.status = "finished" if current.attributes.get(FINISHED) else "live" if live else "crashed"
+        self.attributes, self.layers = current.attributes, current.layers
+        self.step, self.lags = _frozen(current.step), _frozen(current.lags)
+        self.layer_lags = _frozen(current.layer_lags)
+        self.scalars = tuple(n for n in current.dims if n not in reserved_names())
+        self._dims = current.dims
         self._cache: dict[tuple[str, int | None], np.ndarray] = {(STEP, None): self.step}
 
     @property
@@ -104,7 +117,7 @@ class Trace:
         return (*self._dims, *derived)
 
     def dims(self, name: str) -> tuple[str, ...]:
-        """Names of an array's dimensions: ``("step", "layer", "lag")`` and the like."""
+        """Names of an array's dimensions, such as ``("step", "layer", "lag")``."""
         if name in _DERIVED:
             field, prefix = _DERIVED[name]
             return self.dims(prefix + INPUTS[field][0])
@@ -121,12 +134,14 @@ class Trace:
             raise KeyError(self._unknown(name))
         return self._array(name)
 
-    def __getattr__(self, name: str) -> np.ndarray:
-        if name.startswith("_"):  # asked for by copy, pickle and the like, also before __init__
-            raise AttributeError(name)
-        if name not in self:
-            raise AttributeError(self._unknown(name))
-        return self[name]
+    if not TYPE_CHECKING:  # a type checker would take every misspelled field for one
+
+        def __getattr__(self, name: str) -> np.ndarray:
+            if name.startswith("_"):  # asked for by copy, pickle and the like, also before __init__
+                raise AttributeError(name)
+            if name not in self:
+                raise AttributeError(self._unknown(name))
+            return self[name]
 
     def __dir__(self) -> Iterable[str]:
         return {*super().__dir__(), *self.names}
@@ -139,7 +154,10 @@ class Trace:
         )
 
     def layer(self, name: str) -> LayerView:
-        """One layer of the trace: ``trace.layer("blocks.3").lag_cosine`` is (step, lag). Reads that layer alone.
+        """Return a view of one layer: ``trace.layer("blocks.3").lag_cosine`` is (step, lag). Reads that layer alone.
+
+        Args:
+            name: one of ``layers``.
 
         Raises:
             KeyError: no such layer; lists close names.
@@ -149,7 +167,7 @@ class Trace:
         return LayerView(self, name)
 
     def to_xarray(self) -> xarray.Dataset:
-        """Everything recorded and derived, in memory, with coordinates, units and formulas; wall times as datetimes.
+        """Return everything recorded and derived, in memory, with coordinates, units and formulas; times as datetimes.
 
         Raises:
             ImportError: xarray is not installed.
@@ -161,7 +179,7 @@ class Trace:
         return to_xarray(self.path, self.identity, arrays, coordinates, self.attributes)
 
     def close(self) -> None:
-        """Lets the arrays go; what was not read before cannot be read any more."""
+        """Stop reading: arrays that were not read before cannot be read any more."""
         self._closed = True
 
     def __enter__(self) -> Self:
@@ -173,7 +191,7 @@ class Trace:
         self.close()
 
     def _array(self, name: str, layer: int | None = None) -> np.ndarray:
-        """A field that the trace has, of one layer or of all, read or computed once."""
+        """Return a field that the trace has, of one layer or of all, read or computed once."""
         if (name, layer) not in self._cache:
             if (name, None) in self._cache:
                 array = self._cache[name, None][:, layer]
@@ -187,7 +205,7 @@ class Trace:
         return self._cache[name, layer]
 
     def _read(self, name: str, layer: int | None = None) -> np.ndarray:
-        """A recorded field, of one layer or of all, cut to the whole rows; NaN at the lags that were not recorded."""
+        """Read the complete rows of a field, of one layer or of all; NaN at the lags that were not recorded."""
         self._check_open()
         rows = slice(len(self))
         with opened(self.path, self.identity) as file:
@@ -211,6 +229,6 @@ class Trace:
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
-    """Read-only, since the trace hands out the array it keeps."""
+    """Make an array read-only, since the trace hands out the one in its cache."""
     array.flags.writeable = False
     return array

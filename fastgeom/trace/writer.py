@@ -1,4 +1,4 @@
-"""Writes a trace: rows in, whole chunks out, in an order that a kill cannot break."""
+"""Write a trace: rows in, complete chunks out, in an order that a kill cannot break."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from fastgeom.trace.lock import WriterLock
 
 
 class TraceWriter:
-    """The one writer of a trace file: lock first, file at ``create()``, rows after it, the end at ``close()``.
+    """Writer of a trace file: lock first, file at ``create()``, rows after it, the end at ``close()``.
 
     A row is acknowledged once its chunk is flushed: from then on the death of the process does not lose it, and another
     process reads it. A chunk has 64 rows, or as many as fit 1 MiB in the largest dataset where that is fewer.
@@ -93,10 +93,10 @@ class TraceWriter:
     def create(
         self, fields: Sequence[Field], coordinates: Coordinates, attributes: Mapping[str, str | int | float]
     ) -> None:
-        """Lays the file out: every dataset, attribute and dimension scale, then SWMR; nothing can be added later.
+        """Create the file: every dataset, attribute and dimension scale, then SWMR; nothing can be added later.
 
         Args:
-            fields: what a row holds; ``step`` among them.
+            fields: what a row has; ``step`` among them.
             coordinates: values along every dimension of the fields but ``step``: the lags, the names of the layers.
             attributes: root attributes, beside the provenance that the trace package gathers itself.
 
@@ -113,7 +113,9 @@ class TraceWriter:
             file, datasets = create_file(part, fields, coordinates, attributes)
             with ExitStack() as undo:
                 undo.callback(file.close)
-                sync(file)  # before the rename: after a power loss the name stands for the old file or a whole new one
+                sync(
+                    file
+                )  # before the rename: after a power loss the name is that of the old file or of a complete new one
                 os.replace(part, self._target)
                 undo.pop_all()
         except HDF5_ERRORS as error:
@@ -127,20 +129,20 @@ class TraceWriter:
         self._capacity = len(self._buffers[STEP])
 
     def append(self, row: Mapping[str, np.ndarray | float | int]) -> None:
-        """Takes one row, and writes the chunk that it completes.
+        """Append one row, and write the chunk that it completes.
 
         Args:
             row: a value or array for each field; a missing one becomes the field's fill. ``step`` must be there and
-                larger than the last; ``rows_dropped`` is the writer's own.
+                larger than the last; ``rows_dropped`` is counted by the writer.
 
         Raises:
             ValueError: before ``create()`` or after ``close()``; an unknown field, a wrong shape, a step out of order.
             OSError: the disk refuses. The full chunk stays in memory and is tried again every 64 rows; until it is
                 written, rows are dropped and counted, and each of them raises. Where it refuses only the sync, the row
-                is taken, those of the chunk count as written, and the next sync is tried an interval later.
+                is accepted, those of the chunk count as written, and the next sync is tried an interval later.
 
-        Cost: a copy into the buffers, about 10 us; each whole chunk one write and one flush a field, 2 to 5 ms; a sync
-        what the disk takes for it, while other threads run.
+        Cost: a copy into the buffers, about 10 us; each complete chunk one write and one flush a field, 2 to 5 ms; a
+        sync as long as the disk needs, while other threads run.
         """
         self._check_usable(created=True)
         step, acknowledged = self._check_row(row), self.rows_written
@@ -159,12 +161,16 @@ class TraceWriter:
                 self._sync(self._file)
 
     def count_dropped(self, n: int = 1) -> None:
-        """Counts rows that the caller could not hand over; the sum stands in later rows and in the closed file."""
+        """Count rows that the caller could not append; the sum is in later rows and in the closed file.
+
+        Args:
+            n: how many.
+        """
         with self._count_lock:
             self.rows_dropped += n
 
     def close(self) -> None:
-        """Writes the last rows, marks the file finished, closes it and gives the lock back; a second call does nothing.
+        """Write the last rows, mark the file finished, close it and release the lock; a second call does nothing.
 
         Raises:
             OSError: the disk refused the last rows, which are counted as dropped where that can still be written, or
@@ -203,7 +209,7 @@ class TraceWriter:
             raise OSError(f"{self.path}: the end of the trace could not be written: {failure}") from failure
 
     def _commit(self) -> None:
-        """Quantities, flushed, and only then ``step``, flushed: a row counts when its step is in the file."""
+        """Write and flush all fields, and only then ``step``: a row counts when its step is in the file."""
         start, stop = self.rows_written, self.rows_written + self._filled
         try:
             for name, dataset in self._datasets.items():
@@ -230,7 +236,7 @@ class TraceWriter:
             raise OSError(f"{self.path}: rows were written, but the disk did not confirm them: {error}") from error
 
     def _retry(self) -> None:
-        """Writes the chunk that the disk refused: the same rows to the same place, so that no reader sees a mixture."""
+        """Write the chunk that the disk refused: the same rows at the same index, so that no reader sees a mixture."""
         try:
             if self._drops_until_retry:
                 self._drops_until_retry -= 1

@@ -26,8 +26,8 @@ def test_each_layer_of_a_quadratic_is_charged_with_its_own_loss(descent: Descent
 
 def test_nothing_is_left_over_on_a_quadratic(descent: Descent) -> None:
     layers = loss_attribution(descent.layer_grad_dot_update, descent.layer_next_grad_dot_update)
-    whole = loss_attribution(descent.grad_dot_update, descent.next_grad_dot_update)
-    for parts in (layers, whole):
+    overall = loss_attribution(descent.grad_dot_update, descent.next_grad_dot_update)
+    for parts in (layers, overall):
         residual = attribution_residual(parts, descent.loss)
         np.testing.assert_allclose(residual[:-1], 0.0, atol=1e-12)
         assert math.isnan(residual[-1])

@@ -53,16 +53,16 @@ def test_descent_has_the_cosines_and_curvatures_of_its_spectrum(eta: float) -> N
     """Below, near and beyond the edge 2 / 19 = 0.105."""
     descent = Descent(EIGENVALUES, eta, START, steps=30)
     t = np.arange(31)
-    found = cosines(descent.gradients, 3)
+    cosine = cosines(descent.gradients, 3)
     for k in (1, 2, 3):
         dot = spectral_sum(eta, 2, 2 * t[k:] - k)
         norms = np.sqrt(spectral_sum(eta, 2, 2 * t[k:]) * spectral_sum(eta, 2, 2 * (t[k:] - k)))
-        np.testing.assert_allclose(found[k:, k - 1], dot / norms, rtol=1e-9, atol=1e-12)
-        assert np.isnan(found[:k, k - 1]).all()
+        np.testing.assert_allclose(cosine[k:, k - 1], dot / norms, rtol=1e-9, atol=1e-12)
+        assert np.isnan(cosine[:k, k - 1]).all()
     kappa = step_curvature(descent.grad_dot_update, descent.next_grad_dot_update)
     rayleigh = spectral_sum(eta, 3, 2 * t) / spectral_sum(eta, 2, 2 * t)
     np.testing.assert_allclose(kappa[:-1], eta * rayleigh[:-1], rtol=1e-9)
-    np.testing.assert_array_equal(found[1:, 0] < 0, kappa[:-1] > 1)
+    np.testing.assert_array_equal(cosine[1:, 0] < 0, kappa[:-1] > 1)
 
 
 @pytest.mark.parametrize("excess", [1.01, 1.5])
@@ -124,9 +124,9 @@ def fejer(phi: float, m: int) -> float:
 @pytest.mark.parametrize("m", [4, 9])
 def test_rotation(phi: float, m: int) -> None:
     gradients = rotation(phi, 20)
-    found = cosines(gradients, m - 1)
+    cosine = cosines(gradients, m - 1)
     for k in range(1, m):
-        np.testing.assert_allclose(found[k:, k - 1], math.cos(k * phi), rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(cosine[k:, k - 1], math.cos(k * phi), rtol=1e-12, atol=1e-13)
     gram = window_grams(*recorded(gradients, m - 1))[15]
     swing = math.sin(m * phi) / math.sin(phi)
     first, second = (m + abs(swing)) / 2, (m - abs(swing)) / 2
@@ -173,8 +173,8 @@ def independent() -> np.ndarray:
 
 
 def test_cosines_of_independent_gradients_are_normal_of_variance_one_over_d(independent: np.ndarray) -> None:
-    found = cosines(independent, 5)
-    z = found[~np.isnan(found)] * math.sqrt(DIMENSIONS)
+    cosine = cosines(independent, 5)
+    z = cosine[~np.isnan(cosine)] * math.sqrt(DIMENSIONS)
     n = z.size
     assert n == 5 * N_STEPS - 15
     assert z.mean() == pytest.approx(0.0, abs=5 / math.sqrt(n))

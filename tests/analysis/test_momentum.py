@@ -13,11 +13,11 @@ NAN = math.nan
 
 def buffers(gradients: np.ndarray, beta: float, dampening: float) -> np.ndarray:
     """m_t = beta m_{t-1} + (1 - dampening) g_t from 0, as rows."""
-    found, buffer = [], np.zeros(gradients.shape[1])
+    momenta, buffer = [], np.zeros(gradients.shape[1])
     for gradient in gradients:
         buffer = beta * buffer + (1 - dampening) * gradient
-        found.append(buffer)
-    return np.array(found)
+        momenta.append(buffer)
+    return np.array(momenta)
 
 
 @pytest.mark.parametrize(("beta", "dampening"), [(0.9, 0.0), (0.9, 0.9), (0.5, 0.1), (0.0, 0.0)])
@@ -33,8 +33,8 @@ def test_momentum_of_a_window_that_holds_every_step_is_exact(beta: float, dampen
 def test_what_a_window_leaves_out_is_the_neglected_weight() -> None:
     """A constant gradient: norm (1 - beta^m) / (1 - beta), short of 1 / (1 - beta) by just that share."""
     gram = window_gram(*recorded(np.ones((30, 1)), 9), at=29)
-    whole = 1 / (1 - 0.9)
-    assert momentum_norm(gram, 0.9).item() == pytest.approx(whole * (1 - neglected_weight(0.9, 10)), rel=1e-12)
+    limit = 1 / (1 - 0.9)
+    assert momentum_norm(gram, 0.9).item() == pytest.approx(limit * (1 - neglected_weight(0.9, 10)), rel=1e-12)
     assert neglected_weight(0.9, 44) < 0.01 < neglected_weight(0.9, 43)
     assert neglected_weight(0.0, 1) == 0.0
 

@@ -54,8 +54,8 @@ def test_moving_window_is_the_predictability_of_its_rows_and_spans_no_gap() -> N
     moving = moving_predictability(diff_sq, grad_sq, size=5)
     for row in range(30):
         rows = slice(row - 4, row + 1)
-        whole = row >= 4 and not np.isnan(diff_sq[rows]).any()
-        np.testing.assert_allclose(moving[row], predictability(diff_sq[rows], grad_sq[rows]) if whole else NAN)
+        complete = row >= 4 and not np.isnan(diff_sq[rows]).any()
+        np.testing.assert_allclose(moving[row], predictability(diff_sq[rows], grad_sq[rows]) if complete else NAN)
     assert np.isnan(moving).sum() == 5 + 5
 
 

@@ -33,7 +33,7 @@ def test_every_definition_by_hand() -> None:
 
 
 def test_definitions_disagree_in_sign() -> None:
-    """Two zigzag runs of which each ends above its start, while the steps that leave them fall far."""
+    """Two zigzag stretches of which each ends above its start, while the steps that leave them fall far."""
     loss = [10, 9, 9.5, 11, 6, 6.5, 8, 2]
     shares = progress_shares(loss, [0, -1, -1, -1, 0, -1, -1, 0])
     assert shares.segment.zigzag == pytest.approx((9 - 11 + 6.5 - 8) / 8)
@@ -123,9 +123,9 @@ def test_sensitivity_is_the_shares_at_each_threshold() -> None:
     rng = np.random.default_rng(4)
     loss = np.exp(np.linspace(1, -2, 300) + 0.1 * rng.standard_normal(300))
     cosine, step = np.sin(np.linspace(0, 40, 300)), np.arange(300) + (np.arange(300) > 150)
-    found = progress_sensitivity(loss, cosine, step, min_run=3)
-    assert found == tuple(progress_shares(loss, classify(cosine, theta, 3), step) for theta in THETAS)
-    assert found[0].net.zigzag != found[-1].net.zigzag
+    shares = progress_sensitivity(loss, cosine, step, min_run=3)
+    assert shares == tuple(progress_shares(loss, classify(cosine, theta, 3), step) for theta in THETAS)
+    assert shares[0].net.zigzag != shares[-1].net.zigzag
     assert progress_sensitivity(loss, cosine, step, thetas=(0.7,), min_run=3) == (
         progress_shares(loss, classify(cosine, 0.7, 3), step),
     )

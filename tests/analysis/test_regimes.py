@@ -28,15 +28,15 @@ def test_threshold_itself_is_mixed() -> None:
 
 
 @pytest.mark.parametrize(("min_run", "expected"), [(1, [1, 0, -1, -1, 1]), (2, [0, 0, -1, -1, 0]), (3, [0] * 5)])
-def test_short_runs_become_mixed(min_run: int, expected: list[int]) -> None:
+def test_short_stretches_become_mixed(min_run: int, expected: list[int]) -> None:
     assert classify([0.99, 0.0, -0.99, -0.99, 0.99], min_run=min_run).tolist() == expected
 
 
-def test_adjacent_short_runs_do_not_merge_into_a_long_one() -> None:
+def test_adjacent_short_stretches_do_not_merge_into_a_long_one() -> None:
     assert classify([0.99, -0.99, 0.99, -0.99]).tolist() == [MIXED] * 4
 
 
-def test_nan_is_mixed_and_breaks_a_run() -> None:
+def test_nan_is_mixed_and_breaks_a_stretch() -> None:
     assert classify([NAN, 0.99, 0.99, NAN, 0.99, 0.99]).tolist() == [0, 1, 1, 0, 1, 1]
     assert classify([0.99, NAN, 0.99]).tolist() == [0, 0, 0]
     assert classify([NAN] * 4).tolist() == [0] * 4
@@ -64,14 +64,14 @@ def test_other_bad_input_is_named() -> None:
         stretches(np.zeros((2, 3)))
 
 
-def test_runs_cover_every_row_once() -> None:
+def test_stretches_cover_every_row_once() -> None:
     labels = np.random.default_rng(0).integers(-1, 2, size=101)
     cut = stretches(labels)
-    assert [run.start for run in cut[1:]] == [run.stop for run in cut[:-1]]
+    assert [s.start for s in cut[1:]] == [s.stop for s in cut[:-1]]
     assert (cut[0].start, cut[-1].stop) == (0, 101)
-    assert all((labels[run.start : run.stop] == run.label).all() for run in cut)
-    assert all(a.label != b.label for a, b in zip(cut[:-1], cut[1:], strict=True)), "a run is not maximal"
-    assert sum(run.length for run in cut) == 101
+    assert all((labels[s.start : s.stop] == s.label).all() for s in cut)
+    assert all(a.label != b.label for a, b in zip(cut[:-1], cut[1:], strict=True)), "a stretch is not maximal"
+    assert sum(s.length for s in cut) == 101
 
 
 @pytest.mark.parametrize(("angle", "label"), [(0.1, SMOOTH), (1.0, MIXED), (math.pi / 2, MIXED), (3.1, ZIGZAG)])
@@ -100,7 +100,7 @@ def test_gradient_descent_on_a_quadratic_goes_from_smooth_to_zigzag() -> None:
     gradients = eigenvalues * x0 * factors ** np.arange(steps)[:, None]
     labels = classify(adjacent_cosine(gradients))
     assert labels[1] == SMOOTH and labels[-1] == ZIGZAG
-    assert [run.label for run in stretches(labels[1:])] == [SMOOTH, MIXED, ZIGZAG]
+    assert [s.label for s in stretches(labels[1:])] == [SMOOTH, MIXED, ZIGZAG]
 
 
 def test_sensitivity_counts_known_steps_only_and_narrows_with_theta() -> None:

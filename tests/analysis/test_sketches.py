@@ -44,9 +44,9 @@ def test_own_norms_have_the_error_that_is_stated_and_exact_norms_a_larger_one(c:
     pair = np.stack([x, c * x + math.sqrt(1 - c**2) * y])
     m, draws = 256, 400
     sketches = [count_sketch(pair, m, rng) for _ in range(draws)]
-    own = np.std([sketch_cosine(s).cosine[0, 1] - c for s in sketches])
+    deviation = np.std([sketch_cosine(s).cosine[0, 1] - c for s in sketches])
     exact = np.std([sketch_gram(s)[0, 1] - c for s in sketches])
-    assert own == pytest.approx((1 - c**2) / math.sqrt(m), rel=5 / math.sqrt(2 * draws))
+    assert deviation == pytest.approx((1 - c**2) / math.sqrt(m), rel=5 / math.sqrt(2 * draws))
     assert exact == pytest.approx(math.sqrt((1 + c**2) / m), rel=5 / math.sqrt(2 * draws))
     stated = np.mean([sketch_cosine(s).error[0, 1] for s in sketches])
     assert stated == pytest.approx((1 - c**2) / math.sqrt(m), rel=0.02)

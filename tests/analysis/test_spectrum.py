@@ -82,8 +82,8 @@ def test_a_stack_is_measured_one_by_one(function) -> None:
     stack = np.stack([with_spectrum([4, 2, 1, 0.5], seed) for seed in range(6)]).reshape(2, 3, 4, 4)
     result = function(stack)
     assert result.shape == (2, 3) and result.dtype == np.float64
-    for place in np.ndindex(2, 3):
-        np.testing.assert_allclose(result[place], function(stack[place]), rtol=1e-12)
+    for index in np.ndindex(2, 3):
+        np.testing.assert_allclose(result[index], function(stack[index]), rtol=1e-12)
 
 
 @each

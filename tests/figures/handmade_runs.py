@@ -41,7 +41,8 @@ def made(
         gradients: shape (step, parameter), or (step,) for one parameter.
         losses: shape (step,); they fall evenly unless given.
         updates: as gradients, the last row unknown; -lr times the gradient unless given.
-        sharpness: shape (step,); top_cosine: likewise.
+        sharpness: shape (step,).
+        top_cosine: shape (step,).
         layers: the gradients of each layer; one layer of all parameters unless given.
         arrays: checkpoints.
         window: lags recorded.

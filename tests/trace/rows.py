@@ -25,7 +25,7 @@ LAYERS = ("stem", "blocks.0", "blocks.1")
 WINDOW = 8
 STEERED = ("wall_time", "lag_dot", "layer_next_grad_dot_update", "step")
 """The datasets of a chunk after which a steered writer waits: the first, in the middle, the last, the commit mark."""
-PROVENANCE = {"configuration": '{"window": 8, "groups": "layer"}', "device": "cpu"}
+PROVENANCE = {"configuration": '{"window": 8, "layers": "module"}', "device": "cpu"}
 
 
 def coordinates(
@@ -40,15 +40,15 @@ def fields(*, layer_lags: Sequence[int] | None = None, scalars: Sequence[str] = 
 
 
 def row(step: int, all_fields: Iterable[Field], along: dict[str, np.ndarray | Sequence[str]]) -> dict[str, np.ndarray]:
-    """Exact in float64, different for every field, place and step."""
+    """Exact in float64, different for every field, index and step."""
     values = {}
     for number, field in enumerate(all_fields):
         shape = tuple(len(along[dim]) for dim in field.dims[1:])
-        place = np.arange(int(np.prod(shape, dtype=int))).reshape(shape)
+        index = np.arange(int(np.prod(shape, dtype=int))).reshape(shape)
         if np.dtype(field.dtype).kind == "f":
-            values[field.name] = step + 1 + number / 64 + place / 2**20
+            values[field.name] = step + 1 + number / 64 + index / 2**20
         else:
-            values[field.name] = (step * 7 + number + place).astype(np.int64) % 128
+            values[field.name] = (step * 7 + number + index).astype(np.int64) % 128
     values["step"] = np.int64(step)
     del values["rows_dropped"]
     return values

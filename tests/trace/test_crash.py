@@ -179,11 +179,11 @@ def test_flipped_bits_in_the_metadata_are_errors_and_never_hang(tmp_path: Path) 
     write(path, range(70))
     with h5py.File(path) as file:
         root, group = h5py.h5o.get_info(file.id).addr, h5py.h5o.get_info(file["loss"].id).addr
-    for place in (20, 40, root + 10, group + 10):
-        _flip(path, place)
+    for offset in (20, 40, root + 10, group + 10):
+        _flip(path, offset)
         with pytest.raises(NAMED, match=str(path)):
             open_trace(path)
-        _flip(path, place)
+        _flip(path, offset)
     assert_right(open_trace(path))
 
 

@@ -28,15 +28,15 @@ except TraceLockedError as error:
 
 def test_another_process_reads_whole_right_rows_while_a_chunk_is_being_written(tmp_path: Path) -> None:
     path, rows = tmp_path / "run.h5", 64 * 3 + 17
-    trace, whole, at_rest, written = None, 0, [], []
+    trace, n_whole, at_rest, written = None, 0, [], []
     with start(path, "--rows", rows, "--steered") as process:
         assert process.stdin and process.stdout
-        for line in process.stdout:  # the writer waits: after a dataset, whose name it says, or after a whole chunk
+        for line in process.stdout:  # the writer waits: after a dataset, whose name it says, or after a complete chunk
             if line == "closed\n":
                 break
             if line.strip().isdigit():
-                whole = int(line)
-                at_rest.append(whole)
+                n_whole = int(line)
+                at_rest.append(n_whole)
             else:
                 written.append(line.strip())
             trace = trace or open_trace(path)
@@ -46,7 +46,7 @@ def test_another_process_reads_whole_right_rows_while_a_chunk_is_being_written(t
             for now in (trace, fresh):
                 assert now.status == "live"
                 # Once the steps are written, and not yet flushed, HDF5 may show them or not.
-                assert len(now) == whole or line == "step\n" and len(now) == min(whole + 64, rows)
+                assert len(now) == n_whole or line == "step\n" and len(now) == min(n_whole + 64, rows)
                 assert_right(now)
             process.stdin.write("\n")
             process.stdin.flush()

@@ -88,9 +88,9 @@ def test_a_layer_is_a_slice_of_the_layered_arrays_read_alone_or_after_them(path:
     alone, after = open_trace(path), open_trace(path)
     for index, name in enumerate(LAYERS):
         for quantity in ("lag_cosine", "lag_dot", "grad_norm", "diff_sq", "nonfinite", "update_sq"):
-            whole = after["layer_" + quantity][:, index]
-            np.testing.assert_array_equal(alone.layer(name)[quantity], whole)
-            np.testing.assert_array_equal(getattr(after.layer(name), quantity), whole)
+            expected = after["layer_" + quantity][:, index]
+            np.testing.assert_array_equal(alone.layer(name)[quantity], expected)
+            np.testing.assert_array_equal(getattr(after.layer(name), quantity), expected)
     assert alone.layer("stem").lag_cosine.shape == (70, 8)
     assert alone.layer("stem").step is alone.step
 
