@@ -12,25 +12,21 @@ which two initialisations agree. Each architecture is trained twice, and
 with x_a and y_a an architecture's times in its two runs. Where the architecture decides the time, s is the standard
 deviation between architectures; where chance does, s is around 0, of either sign.
 
-    python reproductions/a1_stages.py
+    python -m reproductions a1
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.figure import SubFigure
 
 from fastgeom import figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.spread import known_mean, say
@@ -94,16 +90,22 @@ def draw(figure: SubFigure, results: Results) -> None:
     """The map of shares averaged over seeds, and each run's mean time of its oscillating steps beside it."""
     names = [key for key in results.first if not key.endswith(", again")]
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    shares = np.asarray([known_mean([stage_shares(runs[name]) for runs in results.runs.values()])
-                         for name in names])  # fmt: skip
+    shares = np.asarray([known_mean([stage_shares(runs[name]) for runs in results.runs.values()]) for name in names])
     image = left.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto", extent=(0, 1, len(names) - 0.5, -0.5))
     left.set_facecolor(UNREACHED)
     if not np.isfinite(shares).any():
         say(left, f"too short: no run of {STAGES} steps")
     for (row, stage), share in np.ndenumerate(shares):
         if share >= 0.005:
-            left.text((stage + 0.5) / STAGES, row, f"{share:.0%}", ha="center", va="center", fontsize=7.5,
-                      color="white" if share > 0.5 else figures.INK)  # fmt: skip
+            left.text(
+                (stage + 0.5) / STAGES,
+                row,
+                f"{share:.0%}",
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                color="white" if share > 0.5 else figures.INK,
+            )
     left.set_yticks(range(len(names)), names)
     left.set(
         xlabel="training stage, $t/T$", title="Share of oscillating steps, $c_t < 0$, in each tenth, mean over seeds"
@@ -117,10 +119,21 @@ def draw(figure: SubFigure, results: Results) -> None:
         style = figures.CYCLE[number % len(figures.CYCLE)]
         for key, fill in ("{}", style["color"]), ("{}, again", "none"):
             times = [mean_time(runs[key.format(name)]) for name in names]
-            right.plot(times, np.arange(len(names)) + 0.5 * shift, linestyle="", marker=style["marker"],
-                       color=style["color"], markerfacecolor=fill, markersize=5)  # fmt: skip
-    right.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xlabel="mean $t/T$ of the oscillating steps",
-              title="When: filled and empty, a seed's two runs")  # fmt: skip
+            right.plot(
+                times,
+                np.arange(len(names)) + 0.5 * shift,
+                linestyle="",
+                marker=style["marker"],
+                color=style["color"],
+                markerfacecolor=fill,
+                markersize=5,
+            )
+    right.set(
+        xlim=(0, 1),
+        ylim=(len(names) - 0.5, -0.5),
+        xlabel="mean $t/T$ of the oscillating steps",
+        title="When: filled and empty, a seed's two runs",
+    )
     right.set_yticks(range(len(names)), [""] * len(names))
     right.grid(axis="y", color="#E5E5E5")
 
@@ -144,6 +157,3 @@ FIGURE = Reproduction(
         "architecture by as much as the architecture does."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

@@ -12,24 +12,19 @@ which has no c_t, does not count as oscillating. Four definitions of the share:
 
 The statistic of a seed is the net share, averaged over the networks.
 
-    python reproductions/a4_progress_oscillating.py
+    python -m reproductions a4
 """
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from fastgeom import analysis, figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.shares import DEFINITIONS, oscillating_share, share_table
@@ -89,12 +84,28 @@ def _draw_bars(axes: Axes, tables: np.ndarray) -> None:
     widths = known_mean(tables)
     right, left = np.zeros(len(places)), np.zeros(len(places))
     for width, (label, (colour, hatch)) in zip(widths.T, PARTS.items(), strict=True):
-        axes.barh(places, width, left=np.where(width < 0, left, right), height=0.7, color=colour, hatch=hatch,
-                  edgecolor="white", label=label)  # fmt: skip
+        axes.barh(
+            places,
+            width,
+            left=np.where(width < 0, left, right),
+            height=0.7,
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            label=label,
+        )
         right, left = right + np.maximum(width, 0), left + np.minimum(width, 0)
     for number, table in enumerate(tables):
-        axes.plot(table[:, 0], places, "o", color=figures.INK, markerfacecolor="white", markersize=4, clip_on=False,
-                  label="oscillating, single seeds" if number == 0 else None)  # fmt: skip
+        axes.plot(
+            table[:, 0],
+            places,
+            "o",
+            color=figures.INK,
+            markerfacecolor="white",
+            markersize=4,
+            clip_on=False,
+            label="oscillating, single seeds" if number == 0 else None,
+        )
     axes.axvline(0, color=figures.INK, linewidth=0.8)
 
 
@@ -115,6 +126,3 @@ FIGURE = Reproduction(
         "far its share lies from theirs. The definitions can disagree: gross counts no rise. θ plays no part."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

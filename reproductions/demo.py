@@ -1,10 +1,10 @@
-"""The demo: one run, its picture and its table; both geometries at one constant learning rate.
+"""Train one network at a constant rate, measure every step, and draw and tabulate both geometries.
 
 A small convolutional network is trained by plain full-batch gradient descent on real images. Every step is measured:
 the correlation of each gradient with the 32 before it, overall and per layer, and the curvature met by the update. The
 result is a trace, a picture and a table. The settings are ours: those of the paper are not known.
 
-    python reproductions/demo.py --data digits --steps 400
+    python -m reproductions demo --data digits --steps 400
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded; see reproductions/README.md
 
 import numpy as np
@@ -31,6 +30,7 @@ from reproductions.common.data import IMAGES, MOST_EXAMPLES, DataNotFoundError, 
 from reproductions.common.descent import MICRO_BATCH, add_full_batch_gradient
 from reproductions.common.shares import DEFINITIONS
 
+PROGRAM = "python -m reproductions demo"
 WINDOW = 32
 THETA = 0.9
 LEARNING_RATES = {"digits": 0.1, "mnist5k": 0.05, "cifar10": 0.05}
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         title = "Two geometries of training: smooth and zigzag"
         figures.draw_run(trace, THETA, title=title, caption=settings).savefig(figure_path, dpi=150)
     except (DataNotFoundError, OSError) as error:
-        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted: nothing is drawn.", file=sys.stderr)
@@ -128,19 +128,21 @@ def say_settings(data: Examples, model: torch.nn.Module, options: argparse.Names
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; every default shows both regimes."""
-    parser = OneLineParser(prog=Path(__file__).name, description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog=PROGRAM, description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=IMAGES, default="mnist5k", help="images to train on (default: mnist5k)")
-    parser.add_argument("--images", type=positive_integer, default=MOST_EXAMPLES, metavar="N",
-                        help="how many of them at most (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--images",
+        type=positive_integer,
+        default=MOST_EXAMPLES,
+        metavar="N",
+        help="how many of them at most (default: %(default)s)",
+    )
     parser.add_argument("--steps", type=positive_integer, default=700, metavar="N", help="default: %(default)s")
     parser.add_argument("--lr", type=positive_number, metavar="X", help="default: 0.1 for digits, else 0.05")
-    parser.add_argument("--seed", type=seed_number, default=0, metavar="S",
-                        help="of the initialisation (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--seed", type=seed_number, default=0, metavar="S", help="of the initialisation (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="default: %(default)s")
     options = parser.parse_args(arguments)
     options.lr = options.lr or LEARNING_RATES[options.data]
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(main())

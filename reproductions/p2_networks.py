@@ -5,25 +5,21 @@ at one constant rate of its own. A cell, a network on a data set, counts where s
 2 % of its steps each. The statistic of a seed is the share of the cells that count; a run that diverges before it has
 two gradients to compare does not.
 
-    python reproductions/p2_networks.py
+    python -m reproductions p2
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 
 from fastgeom import figures
 from reproductions import p1_two_geometries
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 
@@ -79,8 +75,11 @@ def draw(figure: SubFigure, results: Results) -> None:
         axes.set_ylabel("correlation $c_t$")
     for axes in panels.flat[len(results.first) :]:
         axes.set_axis_off()
-    rules = {"smooth": rf"$c_t > {results.theta:g}$, pale ground", "mixed": "white ground",
-             "zigzag": rf"$c_t < -{results.theta:g}$, hatched ground"}  # fmt: skip
+    rules = {
+        "smooth": rf"$c_t > {results.theta:g}$, pale ground",
+        "mixed": "white ground",
+        "zigzag": rf"$c_t < -{results.theta:g}$, hatched ground",
+    }
     handles = [
         Line2D([], [], linestyle="", marker=".", color=figures.COLOURS[regime], label=f"{regime}: {rule}")
         for regime, rule in rules.items()
@@ -104,6 +103,3 @@ FIGURE = Reproduction(
         "the edge of stability within the run."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

@@ -10,16 +10,12 @@ is the width of the longest row of neighbouring rates that count, in decades, av
 The predicted range is that of the edge of stability: rates with 2/η below the largest sharpness (Hessian eigenvalue)
 along the run of the smallest rate, which stands for the gradient flow.
 
-    python reproductions/p4_learning_rates.py
+    python -m reproductions p4
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,9 +23,9 @@ from matplotlib.figure import SubFigure
 
 from fastgeom import analysis, figures
 from reproductions.common.caption import LOSSES
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.shares import oscillating_share
@@ -148,11 +144,21 @@ def _draw_shares(axes: Axes, sweeps: list[list[TrainingRun]], theta: float) -> N
     plot_seeds(axes, rates, negative, figures.CYCLE[0], label="oscillating: $c_t < 0$", shift=1.06)
     if not plot_seeds(axes, rates, zigzag, figures.CYCLE[1], label=zigzag_label, shift=1 / 1.06):
         say(axes, "too short: no two adjacent steps measured")
-    chosen = [(run.configuration.lr / 1.06, run.share("zigzag", theta)) for sweep in sweeps for run in sweep
-              if counts(run, theta)]  # fmt: skip
+    chosen = [
+        (run.configuration.lr / 1.06, run.share("zigzag", theta))
+        for sweep in sweeps
+        for run in sweep
+        if counts(run, theta)
+    ]
     style = figures.CYCLE[1]
-    axes.plot(*zip(*chosen, strict=True) if chosen else ([], []), linestyle="none", marker=style["marker"],
-              color=style["color"], markersize=4, label="filled: counts, since the loss has halved too")  # fmt: skip
+    axes.plot(
+        *zip(*chosen, strict=True) if chosen else ([], []),
+        linestyle="none",
+        marker=style["marker"],
+        color=style["color"],
+        markersize=4,
+        label="filled: counts, since the loss has halved too",
+    )
     axes.axhline(LEAST, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)), label=f"{LEAST:.0%} of the steps")
 
 
@@ -174,8 +180,15 @@ def _draw_losses(axes: Axes, sweeps: list[list[TrainingRun]]) -> None:
     for rate, at_rate in zip(rates, np.isnan(losses).T, strict=True):
         if at_rate.any():
             axes.plot(rate, 0.9, "x", transform=axes.get_xaxis_transform(), color=figures.INK)
-            axes.text(rate, 0.86, f"{np.count_nonzero(at_rate)}/{len(at_rate)}", ha="center", va="top", fontsize=7,
-                      transform=axes.get_xaxis_transform())  # fmt: skip
+            axes.text(
+                rate,
+                0.86,
+                f"{np.count_nonzero(at_rate)}/{len(at_rate)}",
+                ha="center",
+                va="top",
+                fontsize=7,
+                transform=axes.get_xaxis_transform(),
+            )
     axes.plot([], [], "x", color=figures.INK, label=f"so many ended at {BLOWN_UP} times the first loss or more")
 
 
@@ -200,6 +213,3 @@ FIGURE = Reproduction(
         "P10 tell them apart, this figure does not."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

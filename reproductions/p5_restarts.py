@@ -13,17 +13,13 @@ indeed: the restarts begin at a zigzag step, and at least half of the parent's o
 Beside it stands the change of the gradient over a step, ‖g_t - g_{t-1}‖ / ‖g_t‖, late in each restart. Where the
 curvature is bounded it shrinks with the step; where it does not, the gradient jumps, at that scale too.
 
-    python reproductions/p5_restarts.py
+    python -m reproductions p5
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,9 +27,9 @@ from matplotlib.figure import SubFigure
 
 from fastgeom import analysis, figures
 from reproductions.common.caption import LOSSES
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration, Restart
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.restarts import DIVISIONS, key, late_change, with_restarts
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
@@ -115,8 +111,9 @@ def measure(runs: Runs, theta: float) -> float:
 
 def draw(figure: SubFigure, results: Results) -> None:
     """One column a loss: the first seed's c_t after each restart; below, every seed's shares and changes."""
-    panels = figure.subplots(len(DIVISIONS) + 2, len(LOSSES), sharey="row",
-                             height_ratios=(*[1] * len(DIVISIONS), 1.5, 1.5))  # fmt: skip
+    panels = figure.subplots(
+        len(DIVISIONS) + 2, len(LOSSES), sharey="row", height_ratios=(*[1] * len(DIVISIONS), 1.5, 1.5)
+    )
     for column, (loss, name) in zip(panels.T, LOSSES.items(), strict=True):
         for axes, division, run in zip(column, DIVISIONS, restarts(results.first, loss), strict=False):
             figures.plot_adjacent_cosine(axes, run.trace, results.theta)
@@ -193,6 +190,3 @@ FIGURE = Reproduction(
         "each of its kinks; the jumps need not reverse it."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

@@ -11,24 +11,19 @@ with g_{t-1}. Four definitions of a regime's share:
 
 The statistic of a seed is the net share of zigzag, averaged over the two data sets.
 
-    python reproductions/p6_progress.py
+    python -m reproductions p6
 """
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from fastgeom import analysis, figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.shares import DEFINITIONS, share_table
@@ -82,8 +77,16 @@ def _draw_bars(axes: Axes, runs: list[TrainingRun], theta: float) -> None:
     for column, regime in enumerate(analysis.REGIMES):
         at = places + 0.27 * (column - 1)
         steps = known_mean([run.share(regime, theta) for run in runs])
-        axes.bar(at, known_mean(tables[:, :, column]), width=0.25, color=figures.COLOURS[regime], alpha=0.85,
-                 hatch=HATCHES[regime], edgecolor="white", label=f"{regime}: {steps:.0%} of the steps")  # fmt: skip
+        axes.bar(
+            at,
+            known_mean(tables[:, :, column]),
+            width=0.25,
+            color=figures.COLOURS[regime],
+            alpha=0.85,
+            hatch=HATCHES[regime],
+            edgecolor="white",
+            label=f"{regime}: {steps:.0%} of the steps",
+        )
         for table in tables:
             axes.plot(at, table[:, column], "o", color=figures.INK, markerfacecolor="white", markersize=3.5)
     axes.axhline(0, color=figures.INK, linewidth=0.8)
@@ -122,6 +125,3 @@ FIGURE = Reproduction(
         "weigh most in net, gross and segment, because the loss is highest there."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

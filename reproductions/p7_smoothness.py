@@ -10,25 +10,21 @@ above sqrt(2 + 2 theta) and smooth below sqrt(2 - 2 theta), and no verdict may r
 therefore the logarithm to base 2 of the ratio of the median L_t in zigzag to that in smooth, less what the labels
 imply, averaged over the data sets that show both.
 
-    python reproductions/p7_smoothness.py
+    python -m reproductions p7
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from fastgeom import analysis, figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.spread import known_mean, say
@@ -121,8 +117,15 @@ def _edge(axes: Axes, run: TrainingRun) -> None:
     """The line of the edge of stability."""
     if axes.get_yscale() == "log":
         axes.axhline(2 / run.configuration.lr, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
-        axes.annotate(r"$2/\eta$", (1, 2 / run.configuration.lr), xycoords=("axes fraction", "data"), xytext=(2, 0),
-                      textcoords="offset points", va="center", fontsize=8)  # fmt: skip
+        axes.annotate(
+            r"$2/\eta$",
+            (1, 2 / run.configuration.lr),
+            xycoords=("axes fraction", "data"),
+            xytext=(2, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
 
 
 def _draw_boxes(axes: Axes, seeds: list[dict[str, np.ndarray]]) -> None:
@@ -138,10 +141,23 @@ def _draw_boxes(axes: Axes, seeds: list[dict[str, np.ndarray]]) -> None:
             axes.text(place, 0.5, "none", transform=axes.get_xaxis_transform(), ha="center", fontstyle="italic")
             continue
         some = draw.choice(values, min(MOST_POINTS, len(values)), replace=False)
-        axes.plot(place + draw.uniform(-0.3, 0.3, len(some)), some, ".", color=figures.COLOURS[name], markersize=2.5,
-                  alpha=0.5, rasterized=True)  # fmt: skip
-        axes.boxplot(values, positions=[place], widths=0.5, showfliers=False, manage_ticks=False,
-                     medianprops={"color": figures.INK, "linewidth": 2})  # fmt: skip
+        axes.plot(
+            place + draw.uniform(-0.3, 0.3, len(some)),
+            some,
+            ".",
+            color=figures.COLOURS[name],
+            markersize=2.5,
+            alpha=0.5,
+            rasterized=True,
+        )
+        axes.boxplot(
+            values,
+            positions=[place],
+            widths=0.5,
+            showfliers=False,
+            manage_ticks=False,
+            medianprops={"color": figures.INK, "linewidth": 2},
+        )
     axes.set_yscale("log")
 
 
@@ -165,6 +181,3 @@ FIGURE = Reproduction(
         "at one rate, and tests no range of scales."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

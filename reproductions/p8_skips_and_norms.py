@@ -7,25 +7,21 @@ steps, and at the edge of stability gradient descent itself holds L_t near 2/η;
 range of losses that all four runs pass is cut into ten parts, and in each the median L_t is taken. The statistic of a
 seed is log2 of the ratio of the network without both aids to that with both, averaged over the parts.
 
-    python reproductions/p8_skips_and_norms.py
+    python -m reproductions p8
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from fastgeom import analysis, figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.spread import known_mean, known_median, percent, plot_strips, say
@@ -89,19 +85,27 @@ def draw(figure: SubFigure, results: Results) -> None:
     draw_smoothness(left.subplots(), results.first)
     top, bottom = right.subplots(2, 1)
     every = [at_equal_loss(runs)[1] for runs in results.runs.values()]
-    plot_strips(top, {words: [2 ** known_mean(np.log2(medians[name])) for medians in every]
-                      for name, words in NETWORKS.items()})  # fmt: skip
-    top.set(title="Roughness of the path at equal loss, every seed and the mean",
-            xlabel="geometric mean of $L_t$ over the losses all four pass (1/unit of $\\eta$)")  # fmt: skip
-    plot_strips(bottom, {words: [overshooting(runs[name]) for runs in results.runs.values()]
-                         for name, words in NETWORKS.items()})  # fmt: skip
+    plot_strips(
+        top, {words: [2 ** known_mean(np.log2(medians[name])) for medians in every] for name, words in NETWORKS.items()}
+    )
+    top.set(
+        title="Roughness of the path at equal loss, every seed and the mean",
+        xlabel="geometric mean of $L_t$ over the losses all four pass (1/unit of $\\eta$)",
+    )
+    plot_strips(
+        bottom,
+        {words: [overshooting(runs[name]) for runs in results.runs.values()] for name, words in NETWORKS.items()},
+    )
     bottom.set(title=r"Steps beyond the minimum along them, $\kappa_t > 1$", xlabel="share of the steps")
 
 
 def draw_smoothness(axes: Axes, runs: Runs) -> None:
     """Median L_t against the loss, training going to the right."""
-    axes.set(title="Roughness of the path against loss, first seed", xlabel="loss $f_t$ (falls to the right)",
-             ylabel=r"$L_t = \|g_{t+1}-g_t\| \,/\, \|u_t\|$ (1/unit of $\eta$)")  # fmt: skip
+    axes.set(
+        title="Roughness of the path against loss, first seed",
+        xlabel="loss $f_t$ (falls to the right)",
+        ylabel=r"$L_t = \|g_{t+1}-g_t\| \,/\, \|u_t\|$ (1/unit of $\eta$)",
+    )
     edges, medians = at_equal_loss(runs)
     if not any(np.isfinite(values).any() for values in medians.values()):
         say(axes, "too short: no step with a measured successor", "both")
@@ -110,8 +114,14 @@ def draw_smoothness(axes: Axes, runs: Runs) -> None:
     for (name, words), look in zip(NETWORKS.items(), figures.CYCLE, strict=False):
         axes.plot((edges[1:] + edges[:-1]) / 2, medians[name], **look, markersize=4, linewidth=1.3, label=words)
     axes.axhline(2 / runs["plain"].configuration.lr, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
-    axes.annotate(r"$2/\eta$: edge of stability", (0, 2 / runs["plain"].configuration.lr), xytext=(4, 3), fontsize=8,
-                  xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
+    axes.annotate(
+        r"$2/\eta$: edge of stability",
+        (0, 2 / runs["plain"].configuration.lr),
+        xytext=(4, 3),
+        fontsize=8,
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+    )
     axes.invert_xaxis()
     axes.margins(y=0.12)
     axes.legend(loc="best")
@@ -145,6 +155,3 @@ FIGURE = Reproduction(
         "and 2 is the edge of stability for all."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

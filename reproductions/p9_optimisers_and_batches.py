@@ -7,24 +7,19 @@ shares of momentum and of Adam. On mini-batches c_t compares gradients of two ba
 landscape: beside it stands the same-batch cosine, of the gradients of one batch before and after the step, and the
 halves of each batch say how much of the gradient is noise.
 
-    python reproductions/p9_optimisers_and_batches.py
+    python -m reproductions p9
 """
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from fastgeom import analysis, figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun, regime_share
 from reproductions.common.settings import reference
 from reproductions.common.spread import percent, plot_strips, say
@@ -46,8 +41,17 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
         for name in OPTIMISERS
     }
     for parts in PARTS:
-        runs[_batch(parts)] = reference(effort, seed, "cnn", "digits", loss="mse", lr=RATES["gd"],
-                                        batch=runs["gd"].n_examples // parts, batch_probes=True, **changes)  # fmt: skip
+        runs[_batch(parts)] = reference(
+            effort,
+            seed,
+            "cnn",
+            "digits",
+            loss="mse",
+            lr=RATES["gd"],
+            batch=runs["gd"].n_examples // parts,
+            batch_probes=True,
+            **changes,
+        )
     return runs
 
 
@@ -64,14 +68,20 @@ def draw(figure: SubFigure, results: Results) -> None:
     for axes, (name, words) in zip(panels, OPTIMISERS.items(), strict=True):
         run = results.first[name]
         figures.plot_adjacent_cosine(axes, run.trace, results.theta)
-        axes.set(title=f"{words}, full batch, η = {run.configuration.lr:.3g}: "
-                 f"{percent(run.share('zigzag', results.theta))} zigzag", xlabel="")  # fmt: skip
+        axes.set(
+            title=f"{words}, full batch, η = {run.configuration.lr:.3g}: "
+            f"{percent(run.share('zigzag', results.theta))} zigzag",
+            xlabel="",
+        )
     panels[-1].set_xlabel("optimiser step $t$")
     axes = upper[1].subplots()
-    plot_strips(axes, {
-        words: [runs[name].share("zigzag", results.theta) for runs in results.runs.values()]
-        for name, words in OPTIMISERS.items()
-    })  # fmt: skip
+    plot_strips(
+        axes,
+        {
+            words: [runs[name].share("zigzag", results.theta) for runs in results.runs.values()]
+            for name, words in OPTIMISERS.items()
+        },
+    )
     axes.set(title="Full batch, every seed and the mean", xlabel="share of zigzag steps")
 
     panels = lower[0].subplots(len(PARTS), 1, sharex=True)
@@ -79,11 +89,15 @@ def draw(figure: SubFigure, results: Results) -> None:
         draw_batches(axes, results.first[_batch(parts)], results.theta)
     panels[-1].set_xlabel("cosine of two gradients (no unit)")
     axes = lower[1].subplots()
-    plot_strips(axes, {
-        f"batches of {results.first[_batch(parts)].configuration.batch}":
-            [lost(runs[_batch(parts)]) for runs in results.runs.values()]
-        for parts in PARTS
-    })  # fmt: skip
+    plot_strips(
+        axes,
+        {
+            f"batches of {results.first[_batch(parts)].configuration.batch}": [
+                lost(runs[_batch(parts)]) for runs in results.runs.values()
+            ]
+            for parts in PARTS
+        },
+    )
     axes.set(title="Share of $c_t$ lost in the batches' noise", xlabel=r"$1 - \sqrt{(1-\nu_t)(1-\nu_{t-1})}$ (no unit)")
 
 
@@ -96,15 +110,19 @@ def draw_batches(axes: Axes, run: TrainingRun, theta: float) -> None:
         say(axes, "too short: no two adjacent steps measured", "x")
         return
     bins = np.linspace(-1, 1, 41)
-    series = (run.cosine, "$c_t$: two batches", {"color": "#B9D9EC", "histtype": "stepfilled"}), (
-        same, "same batch, before and after", {"color": figures.COLOURS["zigzag"], "histtype": "step"})  # fmt: skip
+    series = (
+        (run.cosine, "$c_t$: two batches", {"color": "#B9D9EC", "histtype": "stepfilled"}),
+        (same, "same batch, before and after", {"color": figures.COLOURS["zigzag"], "histtype": "step"}),
+    )
     for values, label, look in series:
         known = np.clip(values[np.isfinite(values)], -1, 1)
         axes.hist(known, bins, weights=np.full(len(known), 1 / len(known)), label=label, linewidth=1.3, **look)
     for place in (-theta, theta):
         axes.axvline(place, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
-    axes.set_title(f"batches of {batch}, η = {run.configuration.lr:.3g}: {percent(run.share('zigzag', theta))} zigzag, "
-                   f"same batch {percent(regime_share(same, 'zigzag', theta))}")  # fmt: skip
+    axes.set_title(
+        f"batches of {batch}, η = {run.configuration.lr:.3g}: {percent(run.share('zigzag', theta))} zigzag, "
+        f"same batch {percent(regime_share(same, 'zigzag', theta))}"
+    )
     axes.set_ylim(0, 1.45 * axes.get_ylim()[1])  # room for the legend
     axes.legend(loc="upper center", ncols=2)
 
@@ -145,6 +163,3 @@ FIGURE = Reproduction(
         "noises of two batches as independent, which holds the better the smaller they are."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

@@ -9,7 +9,8 @@ from matplotlib.figure import SubFigure
 
 from fastgeom import figures
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Results
+from reproductions.common.reproduction import Results
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.shares import oscillating_share

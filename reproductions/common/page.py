@@ -32,11 +32,12 @@ Oscillation in Deep Neural Network Training" (the same group, Allerton 2023). We
 first and the abstract of the second. Their networks, data, learning rates, batch sizes and figure numbers are not known
 to us, and so **all settings here are ours**; every figure says so on itself.
 
-    make figures                                        # all of them; goes on where it was stopped
-    python reproductions/p1_two_geometries.py           # one of them, with the runs it needs
-    python reproductions/p1_two_geometries.py --quick   # seconds: does it work here
-    FASTGEOM_DATA=/data python reproductions/p1_two_geometries.py --full    # ResNet-18, VGG-11, CIFAR-10, a CUDA card
-    make demo                                           # one long run on 5,000 images, its picture and its table
+    make figures                              # all of them; goes on where it was stopped
+    python -m reproductions p1                # one of them, with the runs it needs
+    python -m reproductions p1 --quick        # seconds: does it work here
+    FASTGEOM_DATA=/data python -m reproductions p1 --full    # ResNet-18, VGG-11, CIFAR-10, a CUDA card
+    python -m reproductions --help            # the figures, a line each, and the options
+    make demo                                 # one long run on 5,000 images, its picture and its table
 
 **Words.** g_t is the gradient at step t, of all examples unless a figure says otherwise; u_t the update that follows,
 -η g_t for plain gradient descent at the learning rate η; f_t the loss before it.
@@ -104,7 +105,7 @@ of results was made on two processors; one verdict of fifteen, A4's, was undecid
 other.) Compare statistics, not trajectories; the results name their processor. A run that diverges is read, and drawn,
 up to there. All 600 runs take 0.7 GB.
 
-`python reproductions/check_regimes.py` holds the measurement against ten lines of numpy over saved gradients.
+`python -m reproductions check-regimes` holds the measurement against ten lines of numpy over saved gradients.
 
 ## Data
 
@@ -116,7 +117,7 @@ bring: the environment variable `FASTGEOM_DATA` names a folder that holds torchv
 
 ## The demo
 
-`make demo` is `demo.py`: 700 steps on 5,000 MNIST digits, a training loop as a user writes it, its picture and its
+`make demo` runs `demo.py`: 700 steps on 5,000 MNIST digits, a training loop as a user writes it, its picture and its
 table. `--data digits` takes half a minute; `--help` lists the rest. What it writes, `runs/demo.h5` and `runs/demo.png`,
 is whole after Ctrl-C and after a divergence too.
 
@@ -196,7 +197,7 @@ def _figure(result: dict[str, Any], folder: str) -> str:
         f"seeds: {values}. {result['reason'][0].upper()}{result['reason'][1:]}.",
         settings,
         *([result["notes"]] if result["notes"] else []),
-        f"`python reproductions/{result['name']}.py`: {_duration(result['training_s'])} of one core for its "
+        f"`python -m reproductions {result['id'].lower()}`: {_duration(result['training_s'])} of one core for its "
         f"{len(result['runs'])} runs where none is kept, {_duration(result['drawing_s'])} from kept runs.",
     ]
     return "\n\n".join(parts) + "\n"

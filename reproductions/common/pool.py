@@ -46,11 +46,6 @@ def finish(configurations: Iterable[Configuration], folder: Path, workers: int) 
             _in_processes(missing, folder, min(workers, len(missing)))
 
 
-def default_workers() -> int:
-    """One run a core that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def _place(configuration: Configuration, waves: list[dict[str, Configuration]]) -> int:
     """Put a run into the wave after the run it restarts from; the number of its wave."""
     number = 0 if configuration.restart is None else 1 + _place(configuration.restart.parent, waves)

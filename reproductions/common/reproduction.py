@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from matplotlib.figure import Figure, SubFigure
 
@@ -16,6 +15,7 @@ from reproductions.common.caption import describe_settings
 from reproductions.common.configuration import Configuration
 from reproductions.common.picture import new_picture, save_picture
 from reproductions.common.pool import finish
+from reproductions.common.request import Effort, Request
 from reproductions.common.runs import RunError, TrainingRun, find
 from reproductions.common.verdict import Verdict, in_numbers, judge
 
@@ -24,7 +24,6 @@ SEEDS = range(20, 25)
 
 QUICK_SEEDS = 2
 
-Effort = Literal["quick", "default", "full"]
 Runs = Mapping[str, TrainingRun]
 """The runs of one seed, by the keys that the plan gave them."""
 
@@ -86,37 +85,6 @@ class Reproduction:
         return self.name.partition("_")[0].upper()
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks of a figure, or of all.
-
-    Attributes:
-        effort: which settings; seeds: how many seeds, None for the effort's number.
-        first_seed: the first of them; None for the figure's own.
-        theta: threshold of the regimes, between 0 and 1.
-        steps: no run is longer; None leaves them as planned.
-        lr_scale: every learning rate times this.
-        runs_folder: where runs are kept; out: where pictures and verdicts go.
-        workers: runs made at a time.
-    """
-
-    effort: Effort = "default"
-    seeds: int | None = None
-    first_seed: int | None = None
-    theta: float = 0.9
-    steps: int | None = None
-    lr_scale: float = 1.0
-    runs_folder: Path = Path("runs")
-    out: Path = Path("runs")
-    workers: int = 1
-
-    @property
-    def is_default(self) -> bool:
-        """Whether these are the settings that a kept result stands for."""
-        plain = Request(runs_folder=self.runs_folder, out=self.out, workers=self.workers)
-        return self == plain
-
-
 def planned(figure: Reproduction, request: Request) -> dict[int, dict[str, Configuration]]:
     """All runs of a figure: seed -> key -> configuration."""
     first = figure.seeds.start if request.first_seed is None else request.first_seed
@@ -135,7 +103,7 @@ def _as_asked(configuration: Configuration, request: Request) -> Configuration:
     return replace(configuration, steps=steps, lr=configuration.lr * request.lr_scale, restart=restart)
 
 
-def train_all(figures: list[Reproduction], request: Request) -> None:
+def train_all(figures: Sequence[Reproduction], request: Request) -> None:
     """Finish every run of some figures; shared ones once."""
     wanted = [c for figure in figures for runs in planned(figure, request).values() for c in runs.values()]
     finish(wanted, request.runs_folder, request.workers)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort
+from reproductions.common.request import Effort
 
 
 @dataclass(frozen=True)

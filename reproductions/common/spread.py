@@ -69,8 +69,16 @@ def plot_seeds(
         axes.fill_between(at[some], low, high, color=style["color"], alpha=0.12, linewidth=0)
     axes.plot(at[some], known_mean(array)[some], **{**style, "marker": None}, linewidth=1.6, label=label)
     for seed in array:
-        axes.plot(at * shift, seed, color=style["color"], marker=style["marker"], markersize=3.5, linestyle="none",
-                  markerfacecolor="white", markeredgewidth=0.8)  # fmt: skip
+        axes.plot(
+            at * shift,
+            seed,
+            color=style["color"],
+            marker=style["marker"],
+            markersize=3.5,
+            linestyle="none",
+            markerfacecolor="white",
+            markeredgewidth=0.8,
+        )
     return True
 
 
@@ -94,8 +102,16 @@ def plot_strips(
     for row, values in enumerate(groups.values()):
         known = np.asarray([value for value in values if np.isfinite(value)])
         if not len(known):
-            axes.text(0.5, row, "no value", transform=axes.get_yaxis_transform(), ha="center", va="center",
-                      fontsize=8, fontstyle="italic")  # fmt: skip
+            axes.text(
+                0.5,
+                row,
+                "no value",
+                transform=axes.get_yaxis_transform(),
+                ha="center",
+                va="center",
+                fontsize=8,
+                fontstyle="italic",
+            )
             continue
         look = figures.CYCLE[row % len(figures.CYCLE)]
         colour = look["color"] if colours is None else colours[row]
@@ -103,8 +119,15 @@ def plot_strips(
         axes.plot(known, heights, linestyle="none", color=colour, marker=look["marker"], markersize=5, alpha=0.8)
         bar = float(known.mean() if middle == "mean" else np.median(known))
         axes.plot([bar] * 2, [row - 0.28, row + 0.28], color=figures.INK, linewidth=1.6)
-        axes.annotate(f"{bar:.2f}", (bar, row - 0.28), xytext=(0, 1), textcoords="offset points",
-                      ha="center", va="bottom", fontsize=8)  # fmt: skip
+        axes.annotate(
+            f"{bar:.2f}",
+            (bar, row - 0.28),
+            xytext=(0, 1),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+        )
     axes.margins(x=0.08)
 
 
@@ -114,5 +137,14 @@ def say(axes: Axes, text: str, axis: Literal["x", "y", "both"] = "y") -> None:
         axes.set_xticks([])
     if axis != "x":
         axes.set_yticks([])
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=figures.INK, fontstyle="italic",
-              bbox={"facecolor": "white", "linewidth": 0, "pad": 2})  # fmt: skip
+    axes.text(
+        0.5,
+        0.5,
+        text,
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        color=figures.INK,
+        fontstyle="italic",
+        bbox={"facecolor": "white", "linewidth": 0, "pad": 2},
+    )

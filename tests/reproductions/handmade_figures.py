@@ -112,12 +112,13 @@ def at_equal_loss(ratio: np.ndarray) -> Runs:
     """
     both = 2.0**PARTS
     return {
-        "plain": losing([1e6, *(ratio * both).repeat(2), *[1e6] * 11], [3.0, *np.repeat(MIDDLES, 2), *MIDDLES, 0.5],
-                        network="plain"),
+        "plain": losing(
+            [1e6, *(ratio * both).repeat(2), *[1e6] * 11], [3.0, *np.repeat(MIDDLES, 2), *MIDDLES, 0.5], network="plain"
+        ),
         "resnet": losing([7.0, 7.0], [2.0, 0.5], network="resnet"),
         "plain-bn": losing([7.0, 7.0], [3.0, 1.0], network="plain-bn"),
         "resnet-bn": losing([1e-3, *both, 1e-3, 1.0], [3.0, *MIDDLES, 0.5, 1.95], network="resnet-bn"),
-    }  # fmt: skip
+    }
 
 
 def swept(*positions: float) -> Runs:
@@ -148,8 +149,12 @@ def twice(first: tuple[float, ...], again: tuple[float, ...]) -> Runs:
 
 def at_the_edge() -> TrainingRun:
     """K_t = 4, 6, 3, 4 where c_{t+1} is zigzag, over sharpnesses 8, unknown, 4, 4."""
-    return made([4, 3, 2, -2, 4, -2, 2], updates=[-2, -1.5, -1, 1, -2, 1, 1], sharpness=[5, 9, 8, math.nan, 4, 4, 9],
-                top_cosine=[0.9, 0.8, 0.5, math.nan, 1, 0.5, 0.7])  # fmt: skip
+    return made(
+        [4, 3, 2, -2, 4, -2, 2],
+        updates=[-2, -1.5, -1, 1, -2, 1, 1],
+        sharpness=[5, 9, 8, math.nan, 4, 4, 9],
+        top_cosine=[0.9, 0.8, 0.5, math.nan, 1, 0.5, 0.7],
+    )
 
 
 def changing(change: float) -> TrainingRun:

@@ -1,4 +1,4 @@
-"""Every script with --quick, as a user runs it: runs, verdict, picture, and the same picture again from kept runs."""
+"""Every figure with --quick, as a user makes it: runs, verdict, picture, and the same picture again from kept runs."""
 
 import json
 import math
@@ -8,9 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from reproductions.__main__ import NAMES, load_figures
+from reproductions.__main__ import NAMES, load_figures, main
 from reproductions.common import pool
-from reproductions.common.command import main
 from reproductions.common.page import CLAIMS
 
 IDS = [*(f"P{n}" for n in range(1, 11)), *(f"A{n}" for n in range(1, 5)), "B1", "B2"]
@@ -45,8 +44,8 @@ def test_quick(name: str, folder: Path, capsys: pytest.CaptureFixture[str], monk
     figure = FIGURES[name]
     assert figure.name == name
     first = figure.seeds.start
-    arguments = ["--quick", "--runs", str(folder)]
-    assert main(figure, arguments) == 0
+    arguments = [figure.id, "--quick", "--runs", str(folder)]
+    assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert figure.statement in printed and str(folder / f"{name}.png") in printed
 
@@ -67,7 +66,7 @@ def test_quick(name: str, folder: Path, capsys: pytest.CaptureFixture[str], monk
         raise AssertionError("a kept run was made again")
 
     monkeypatch.setattr(pool, "train", refuse)
-    assert main(figure, arguments) == 0
+    assert main(arguments) == 0
     assert_same_picture((folder / f"{name}.svg").read_text(encoding="utf-8"), drawing)
 
 

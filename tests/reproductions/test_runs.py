@@ -64,10 +64,25 @@ def test_run_is_whole(tiny: TrainingRun) -> None:
 
 def test_name_follows_from_every_field() -> None:
     changes = {
-        "data": "mnist5k", "n_examples": 41, "network": "mlp", "lr": 0.2, "steps": 7, "seed": 4, "loss": "mse",
-        "optimiser": "adam", "batch": 10, "micro_batch": 20, "window": 31, "sketch": 64, "checkpoint_every": 2,
-        "sharpness_every": 2, "batch_probes": True, "keep_gradients": True, "restart": Restart(TINY), "device": "cuda",
-    }  # fmt: skip
+        "data": "mnist5k",
+        "n_examples": 41,
+        "network": "mlp",
+        "lr": 0.2,
+        "steps": 7,
+        "seed": 4,
+        "loss": "mse",
+        "optimiser": "adam",
+        "batch": 10,
+        "micro_batch": 20,
+        "window": 31,
+        "sketch": 64,
+        "checkpoint_every": 2,
+        "sharpness_every": 2,
+        "batch_probes": True,
+        "keep_gradients": True,
+        "restart": Restart(TINY),
+        "device": "cuda",
+    }
     assert set(changes) == set(Configuration.__dataclass_fields__)
     names = {replace(TINY, **{field: value}).name for field, value in changes.items()}
     assert len(names | {TINY.name}) == len(changes) + 1
@@ -184,7 +199,7 @@ def test_workers_end_with_the_process_that_started_them(checkout: Path, tmp_path
 
 def test_ctrl_c_while_workers_start_is_one_line(checkout: Path, tmp_path: Path) -> None:
     arguments = ["--quick", "--workers", "2", "--runs", str(tmp_path)]
-    with started(checkout, "reproductions/p1_two_geometries.py", *arguments) as process:
+    with started(checkout, "-m", "reproductions", "p1", *arguments) as process:
         shown = ""
         while "all runs" not in shown:
             shown += process.stderr.read(1)
@@ -226,10 +241,15 @@ def crash(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "expected"),
-    [(Path.unlink, "expected the trace"), (cut, "expected the trace"), (crash, "got a crashed one"),
-     (empty, "expected the trace"), (replace_by_another_files, "expected the trace")],
+    [
+        (Path.unlink, "expected the trace"),
+        (cut, "expected the trace"),
+        (crash, "got a crashed one"),
+        (empty, "expected the trace"),
+        (replace_by_another_files, "expected the trace"),
+    ],
     ids=["missing", "cut", "unfinished", "empty", "foreign"],
-)  # fmt: skip
+)
 def test_trace_that_cannot_be_used_is_refused(
     own: TrainingRun, damage: Callable[[Path], object], expected: str
 ) -> None:

@@ -74,9 +74,13 @@ def test_detectable_distance_is_detected_four_times_in_five() -> None:
 
 @pytest.mark.parametrize(
     ("numbers", "words"),
-    [((0.5, 0.25, 0.75), "0.50 [0.25, 0.75]"), ((0.0, 0.0, 0.0), "0.00 in all seeds"),
-     ((0.5, math.nan, math.nan), "0.50 [unknown, unknown]"), ((None, None, None), "unknown [unknown, unknown]")],
-)  # fmt: skip
+    [
+        ((0.5, 0.25, 0.75), "0.50 [0.25, 0.75]"),
+        ((0.0, 0.0, 0.0), "0.00 in all seeds"),
+        ((0.5, math.nan, math.nan), "0.50 [unknown, unknown]"),
+        ((None, None, None), "unknown [unknown, unknown]"),
+    ],
+)
 def test_numbers_in_words(numbers: tuple[float | None, float | None, float | None], words: str) -> None:
     assert in_numbers(*numbers) == words
 
