@@ -36,8 +36,8 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
 def measure(runs: Runs, theta: float) -> float:
     """Share of oscillating steps of the calmest of all layers; NaN where all runs are too short."""
     shares = np.concatenate([layer_oscillation(run) for run in runs.values()])
-    known = shares[np.isfinite(shares)]
-    return float(known.min()) if len(known) else math.nan
+    measured = shares[np.isfinite(shares)]
+    return float(measured.min()) if len(measured) else math.nan
 
 
 FIGURE = Reproduction(

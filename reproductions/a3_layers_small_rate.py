@@ -14,7 +14,7 @@ from reproductions.common.configuration import Configuration
 from reproductions.common.layers import draw_layers, layer_oscillation, layer_plan
 from reproductions.common.reproduction import Reproduction, Runs
 from reproductions.common.request import Effort
-from reproductions.common.spread import known_mean
+from reproductions.common.spread import finite_mean
 
 RATES: dict[Effort, dict[str, tuple[float, int]]] = {
     "quick": {"cnn": (0.02, 20), "mlp": (0.02, 20)},
@@ -32,7 +32,7 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
 def measure(runs: Runs, theta: float) -> float:
     """First layer's share of oscillating steps less the last one's, mean of networks; NaN where all are too short."""
     shares = [layer_oscillation(run) for run in runs.values()]
-    return float(known_mean([share[0] - share[-1] for share in shares]))
+    return float(finite_mean([share[0] - share[-1] for share in shares]))
 
 
 FIGURE = Reproduction(

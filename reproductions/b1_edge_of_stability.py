@@ -23,29 +23,29 @@ from reproductions.common.reproduction import Reproduction, Results, Runs
 from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
-from reproductions.common.spread import known_mean, plot_strips, say
+from reproductions.common.spread import finite_mean, note_missing, plot_strips
 
 N_EXAMPLES, STEPS = 500, 300
-EVERY = {"quick": 5, "default": 5, "full": 50}
+SHARPNESS_EVERY = {"quick": 5, "default": 5, "full": 50}
 """Steps between two measurements of the sharpness, which costs as much as ten to twenty steps."""
 
 
 def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     """One run a seed, on few and small images, since the sharpness costs more than the training."""
     changes = {"n_examples": N_EXAMPLES, "steps": STEPS} if effort == "default" else {}
-    return {"run": reference(effort, seed, "cnn", "digits", sharpness_every=EVERY[effort], **changes)}
+    return {"run": reference(effort, seed, "cnn", "digits", sharpness_every=SHARPNESS_EVERY[effort], **changes)}
 
 
 def measure(runs: Runs, theta: float) -> float:
     """The mean of cos²(g_t, v) over zigzag steps."""
-    return known_mean(alignment(runs["run"], analysis.ZIGZAG, theta))
+    return finite_mean(alignment(runs["run"], analysis.ZIGZAG, theta))
 
 
 def alignment(run: TrainingRun, label: int, theta: float) -> np.ndarray:
     """cos²(g_t, v) where it was measured and the step of the regime ends at a gradient of it."""
-    chosen = run.labels(theta)[1:] == label
-    found = run.trace.top_cosine[: run.end][:-1][chosen] ** 2
-    return found[np.isfinite(found)]
+    in_regime = run.labels(theta)[1:] == label
+    values = run.trace.top_cosine[: run.end][:-1][in_regime] ** 2
+    return values[np.isfinite(values)]
 
 
 def curvature(run: TrainingRun) -> np.ndarray:
@@ -56,10 +56,10 @@ def curvature(run: TrainingRun) -> np.ndarray:
 
 def ratios(run: TrainingRun, label: int, theta: float) -> np.ndarray:
     """K_t / sharpness_t where a step of the regime ends at a gradient of it: c_{t+1} compares both ends of step t."""
-    chosen = run.labels(theta)[1:] == label
+    in_regime = run.labels(theta)[1:] == label
     sharp = run.trace.sharpness[: run.end][:-1]
-    found = curvature(run)[:-1][chosen & (sharp > 0)] / sharp[chosen & (sharp > 0)]
-    return found[np.isfinite(found)]
+    values = curvature(run)[:-1][in_regime & (sharp > 0)] / sharp[in_regime & (sharp > 0)]
+    return values[np.isfinite(values)]
 
 
 def draw(figure: SubFigure, results: Results) -> None:
@@ -76,7 +76,7 @@ def draw(figure: SubFigure, results: Results) -> None:
             axes,
             {
                 regime: [
-                    known_mean(values(runs["run"], analysis.REGIMES[regime], theta)) for runs in results.runs.values()
+                    finite_mean(values(runs["run"], analysis.REGIMES[regime], theta)) for runs in results.runs.values()
                 ]
                 for regime in analysis.REGIMES
             },
@@ -104,16 +104,18 @@ def draw_curvatures(axes: Axes, run: TrainingRun, theta: float) -> None:
         ylabel="curvature (1/unit of $\\eta$)",
     )
     if not np.isfinite(along).any():
-        say(axes, "too short: no step with a measured successor", "x")
+        note_missing(axes, "too short: no step with a measured successor", "x")
         return
     figures.plot_shade(axes, run.trace, theta)
-    known = np.isfinite(sharp)
-    top = 1.6 * max(2 / eta, float(np.median(sharp[known])) if known.any() else 0.0)
-    top = max([top, *(1.1 * sharp[known & (sharp < 2 * top)])])  # its peaks too, but not those of a run that diverges
+    measured = np.isfinite(sharp)
+    top = 1.6 * max(2 / eta, float(np.median(sharp[measured])) if measured.any() else 0.0)
+    top = max(
+        [top, *(1.1 * sharp[measured & (sharp < 2 * top)])]
+    )  # its peaks too, but not those of a run that diverges
     axes.plot(step, along, ".", color=figures.LINE, markersize=3.5, label="$K_t$, from the trace alone")
     axes.plot(
-        step[known],
-        sharp[known],
+        step[measured],
+        sharp[measured],
         "-",
         marker="D",
         color="#CC79A7",
@@ -131,9 +133,9 @@ def draw_curvatures(axes: Axes, run: TrainingRun, theta: float) -> None:
         textcoords="offset points",
         fontsize=8,
     )
-    hidden = int(np.count_nonzero(along > top) + np.count_nonzero(along < -0.1 * top))
+    n_outside = int(np.count_nonzero(along > top) + np.count_nonzero(along < -0.1 * top))
     axes.set_ylim(-0.1 * top, top)
-    axes.legend(loc="upper left", title=f"{hidden} values of $K_t$ lie outside" if hidden else None)
+    axes.legend(loc="upper left", title=f"{n_outside} values of $K_t$ lie outside" if n_outside else None)
 
 
 FIGURE = Reproduction(

@@ -29,10 +29,10 @@ from reproductions.common.reproduction import Reproduction, Results, Runs
 from reproductions.common.request import Effort
 from reproductions.common.restarts import DIVISIONS, key, late_change, with_restarts
 from reproductions.common.settings import reference
-from reproductions.common.spread import plot_seeds, plot_strips, say
+from reproductions.common.spread import note_missing, plot_seeds, plot_strips
 
 NETWORKS = {"cnn": "ReLU", "cnn-gelu": "GELU"}
-AFTER: dict[Effort, int] = {"quick": 4, "default": 100, "full": 100}
+LENGTH: dict[Effort, int] = {"quick": 4, "default": 100, "full": 100}
 """Steps at the parent's rate that take as long as each restart."""
 
 FITTED = DIVISIONS[-2:]
@@ -46,7 +46,7 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     shared = reference(effort, seed, "cnn", "digits", checkpoint_every=5)
     planned: dict[str, Configuration] = {}
     for network, activation in NETWORKS.items():
-        planned |= with_restarts(activation, replace(shared, network=network), AFTER[effort])
+        planned |= with_restarts(activation, replace(shared, network=network), LENGTH[effort])
     return planned
 
 
@@ -57,10 +57,10 @@ def changes(runs: Runs, activation: str) -> list[float]:
 
 def exponent(runs: Runs, activation: str) -> float:
     """p of change ~ rate^p; NaN where a restart is too short."""
-    found = np.log(changes(runs, activation)[-len(FITTED) :])
-    if not np.isfinite(found).all():
+    log_changes = np.log(changes(runs, activation)[-len(FITTED) :])
+    if not np.isfinite(log_changes).all():
         return float("nan")
-    return -float(np.diff(found)[0] / np.diff(np.log(FITTED))[0])
+    return -float(np.diff(log_changes)[0] / np.diff(np.log(FITTED))[0])
 
 
 def measure(runs: Runs, theta: float) -> float:
@@ -86,20 +86,20 @@ def draw_along(axes: Axes, runs: Runs) -> None:
         xlabel="steps after the restart",
         ylabel=f"change of the gradient\n{CHANGE}",
     )
-    for name, look in zip(NETWORKS.values(), figures.CYCLE, strict=False):
+    for name, style in zip(NETWORKS.values(), figures.CYCLE, strict=False):
         run = runs[key(name, finest)]
         change = np.sqrt(run.trace.diff_sq[: run.end] / run.trace.grad_sq[: run.end])
         if np.isfinite(change).any():
             axes.plot(
                 run.trace.step[: run.end],
                 change,
-                color=look["color"],
-                linestyle=look["linestyle"],
+                color=style["color"],
+                linestyle=style["linestyle"],
                 linewidth=1.0,
                 label=name,
             )
     if not axes.lines:
-        say(axes, "too short: no two adjacent steps measured", "both")
+        note_missing(axes, "too short: no two adjacent steps measured", "both")
         return
     axes.set_yscale("log")
     axes.margins(x=0.01)
@@ -117,11 +117,11 @@ def draw_changes(axes: Axes, seeds: list[Runs]) -> None:
         ylabel=CHANGE,
     )
     drawn = [
-        plot_seeds(axes, DIVISIONS, [changes(runs, name) for runs in seeds], look, label=name)
-        for name, look in zip(NETWORKS.values(), figures.CYCLE, strict=False)
+        plot_seeds(axes, DIVISIONS, [changes(runs, name) for runs in seeds], style, label=name)
+        for name, style in zip(NETWORKS.values(), figures.CYCLE, strict=False)
     ]
     if not any(drawn):
-        say(axes, "too short: no two adjacent steps measured")
+        note_missing(axes, "too short: no two adjacent steps measured")
         return
     axes.set_yscale("log")
     guide = [axes.get_ylim()[1] / 2 * DIVISIONS[0] / division for division in DIVISIONS]

@@ -42,16 +42,16 @@ def plain_regimes(gradients: np.ndarray, theta: float = THETA) -> tuple[np.ndarr
 def compare(cosine: np.ndarray, labels: np.ndarray, gradients: np.ndarray) -> list[str]:
     """Say how the library's c_t and labels differ from plain numpy's: one line each, none where they agree."""
     plain_cosine, plain_labels = plain_regimes(gradients)
-    wrong = []
+    differences = []
     if not np.array_equal(np.isnan(cosine), np.isnan(plain_cosine)):
-        wrong.append("c_t is unknown at different steps")
+        differences.append("c_t is unknown at different steps")
     elif largest_difference(cosine, plain_cosine) > TOLERANCE:
-        wrong.append(f"c_t differs by {largest_difference(cosine, plain_cosine):.2g}, more than {TOLERANCE:g}")
-    near = np.abs(np.abs(plain_cosine) - THETA) < TOLERANCE
-    undecidable = near | np.roll(near, 1) | np.roll(near, -1)
+        differences.append(f"c_t differs by {largest_difference(cosine, plain_cosine):.2g}, more than {TOLERANCE:g}")
+    is_near_threshold = np.abs(np.abs(plain_cosine) - THETA) < TOLERANCE
+    undecidable = is_near_threshold | np.roll(is_near_threshold, 1) | np.roll(is_near_threshold, -1)
     for step in np.flatnonzero((labels != plain_labels) & ~undecidable):
-        wrong.append(f"step {step}: label {labels[step]:+d}, plain numpy says {plain_labels[step]:+d}")
-    return wrong
+        differences.append(f"step {step}: label {labels[step]:+d}, plain numpy says {plain_labels[step]:+d}")
+    return differences
 
 
 def largest_difference(one: np.ndarray, other: np.ndarray) -> float:
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    wrong = compare(cosine, labels, gradients)
+    differences = compare(cosine, labels, gradients)
     counts = ", ".join(
         f"{np.count_nonzero(labels == label)} {name}" for name, label in (("smooth", 1), ("mixed", 0), ("zigzag", -1))
     )
@@ -91,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"{len(cosine)} steps ({counts}) of {run.n_parameters:,} parameters: largest difference of c_t {difference:.2g}"
     )
-    print("\n".join(wrong) if wrong else "All labels agree.")
-    return 1 if wrong else 0
+    print("\n".join(differences) if differences else "All labels agree.")
+    return 1 if differences else 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

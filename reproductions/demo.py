@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         data = load(options.data, options.images)
         model = models.build("cnn", data, options.seed)
-        settings = say_settings(data, model, options)
+        settings = describe_run(data, model, options)
         print(settings)
         interrupted = not descend(model, data, options, trace_path)
         trace = fastgeom.open_trace(trace_path)
@@ -115,13 +115,13 @@ def tabulate(trace: Any) -> str:
     return "\n".join(lines)
 
 
-def say_settings(data: Examples, model: torch.nn.Module, options: argparse.Namespace) -> str:
+def describe_run(data: Examples, model: torch.nn.Module, options: argparse.Namespace) -> str:
     """What was trained, how, and on what, for the figure and the terminal."""
-    pieces = -(-len(data) // MICRO_BATCH)
+    n_passes = -(-len(data) // MICRO_BATCH)
     return (
         f"{describe(options.data, len(data))}, cross-entropy · {models.describe('cnn')}; "
         f"{models.count_parameters(model):,} parameters\n"
-        f"full-batch gradient descent ({pieces} micro-batch{'es' if pieces > 1 else ''} a step), "
+        f"full-batch gradient descent ({n_passes} micro-batch{'es' if n_passes > 1 else ''} a step), "
         f"constant η = {options.lr:g}, no momentum · seed {options.seed} · settings are ours, not the paper's"
     )
 

@@ -21,10 +21,10 @@ from reproductions.common.configuration import Configuration
 from reproductions.common.reproduction import Reproduction, Results, Runs
 from reproductions.common.request import Effort
 from reproductions.common.settings import reference
-from reproductions.common.spread import plot_strips, say
+from reproductions.common.spread import note_missing, plot_strips
 from reproductions.common.sweeps import SCALES, Point, sweeps
 
-EVERY = {"quick": 1, "default": 2, "full": 50}
+CHECKPOINT_EVERY = {"quick": 1, "default": 2, "full": 50}
 """Steps between two kept copies of the parameters; those of VGG-11 are large."""
 
 TENTH = int(np.argmin(abs(SCALES - 0.1)))
@@ -33,7 +33,7 @@ STYLES = {"smooth": "-", "zigzag": "--"}
 
 def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     """One run a seed, with checkpoints."""
-    return {"run": reference(effort, seed, checkpoint_every=EVERY[effort])}
+    return {"run": reference(effort, seed, checkpoint_every=CHECKPOINT_EVERY[effort])}
 
 
 def measure(runs: Runs, theta: float) -> float:
@@ -49,8 +49,10 @@ def draw(figure: SubFigure, results: Results) -> None:
     points = [point for runs in results.runs.values() for point in sweeps(runs["run"], results.theta)]
     axes = below.subplots()
     axes.set_xscale("log")
-    far = SCALES[-1]
-    groups = {regime: [min(point.crossing, far) for point in points if point.regime == regime] for regime in STYLES}
+    largest_scale = SCALES[-1]
+    groups = {
+        regime: [min(point.crossing, largest_scale) for point in points if point.regime == regime] for regime in STYLES
+    }
     plot_strips(
         axes,
         {f"{regime}\n{len(values)} points": values for regime, values in groups.items()},
@@ -58,10 +60,10 @@ def draw(figure: SubFigure, results: Results) -> None:
         middle="median",
     )
     axes.axvline(1, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
-    never = sum(point.crossing > far for point in points)
+    n_uncrossed = sum(point.crossing > largest_scale for point in points)
     axes.set(
         title="Where the cosine crosses zero, points of all seeds, medians as bars"
-        + (f"; {never} at {far:g} have not crossed by there" if never else ""),
+        + (f"; {n_uncrossed} at {largest_scale:g} have not crossed by there" if n_uncrossed else ""),
         xlabel=r"$s_0\,/\,\eta$, scale of the first crossing (no unit; 1 is the step)",
     )
 
@@ -75,7 +77,7 @@ def draw_sweeps(axes: Axes, points: tuple[Point, ...], eta: float) -> None:
         title="The gradient at $x$ and at a distance along it, first seed; every curve one point $x$",
     )
     if not points:
-        say(axes, "too short: no kept point lies inside of a smooth or zigzag stretch", "x")
+        note_missing(axes, "too short: no kept point lies inside of a smooth or zigzag stretch", "x")
         return
     axes.set(xscale="log", xlim=(SCALES[0] / 1.1, SCALES[-1] * 1.1))
     axes.axhline(0, color=figures.LINE, linewidth=0.7)

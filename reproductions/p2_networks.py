@@ -23,7 +23,7 @@ from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 
-LEAST = 0.02
+LEAST_SHARE = 0.02
 """Share of the steps that each regime has to hold for a cell to count."""
 
 COLUMNS = 3
@@ -43,8 +43,8 @@ CELLS = {
 
 def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     """One run a cell, named "network on data set" after what is trained."""
-    chosen = [reference(effort, seed, network, data) for network, data in CELLS[effort]]
-    return {f"{c.network} on {c.data}": c for c in chosen}
+    configurations = [reference(effort, seed, network, data) for network, data in CELLS[effort]]
+    return {f"{c.network} on {c.data}": c for c in configurations}
 
 
 def least_share(run: TrainingRun, theta: float) -> float:
@@ -57,7 +57,7 @@ def measure(runs: Runs, theta: float) -> float:
     shares = [least_share(run, theta) for run in runs.values()]
     if not any(map(math.isfinite, shares)):
         return math.nan
-    return sum(share >= LEAST for share in shares) / len(shares)
+    return sum(share >= LEAST_SHARE for share in shares) / len(shares)
 
 
 def draw(figure: SubFigure, results: Results) -> None:
@@ -66,7 +66,7 @@ def draw(figure: SubFigure, results: Results) -> None:
     panels = figure.subplots(rows, COLUMNS, sharey=True, squeeze=False)
     for axes, (cell, run) in zip(panels.flat, results.first.items(), strict=False):
         figures.plot_adjacent_cosine(axes, run.trace, results.theta)
-        count = sum(least_share(runs[cell], results.theta) >= LEAST for runs in results.runs.values())
+        count = sum(least_share(runs[cell], results.theta) >= LEAST_SHARE for runs in results.runs.values())
         axes.set_title(f"{cell}, η = {run.configuration.lr:.3g}\nboth regimes in {count} of {len(results.runs)} seeds")
         axes.set_ylabel("")
         if run.end < 2:

@@ -27,7 +27,7 @@ from reproductions.common.reproduction import Reproduction, Results, Runs
 from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
-from reproductions.common.spread import say
+from reproductions.common.spread import note_missing
 
 SIZE = 16
 """Steps in a window."""
@@ -53,11 +53,11 @@ def densest(run: TrainingRun, regime: str, theta: float) -> tuple[int, int] | No
 
 def order(run: TrainingRun, regime: str, theta: float) -> float:
     """Mean correlation off the diagonal of a regime's window, signed as a checkerboard for zigzag; NaN without one."""
-    found = densest(run, regime, theta)
-    if found is None:
+    window = densest(run, regime, theta)
+    if window is None:
         return math.nan
     trace = run.trace
-    cosine = analysis.window_cosine(trace.lag_dot, trace.grad_sq, found[1] - 1, size=SIZE)
+    cosine = analysis.window_cosine(trace.lag_dot, trace.grad_sq, window[1] - 1, size=SIZE)
     row, column = np.triu_indices(SIZE, 1)
     sign = (-1.0) ** (row - column) if regime == "zigzag" else 1.0
     return float(np.mean(sign * cosine[row, column]))
@@ -80,7 +80,7 @@ def draw(figure: SubFigure, results: Results) -> None:
     error.set_title("e   error of the sketch")
     if run.end < 4:
         for axes in (exact, sketched, error):
-            say(axes, "too short: fewer than four gradients", "both")
+            note_missing(axes, "too short: fewer than four gradients", "both")
         return
     truth = analysis.window_cosine(run.trace.lag_dot, run.trace.grad_sq, run.end - 1, size=run.end)
     estimate = analysis.sketch_cosine(run.sketches.sketch[: run.end])
@@ -108,11 +108,11 @@ def _draw_error(axes: Axes, estimate: analysis.SketchCosine, truth: np.ndarray) 
     """Histogram of the errors in units of the standard errors predicted, beside the normal curve."""
     pairs = np.triu_indices(len(truth), 1)
     error, predicted = (estimate.cosine - truth)[pairs], estimate.error[pairs]
-    chosen = np.isfinite(error) & (predicted > LEAST_ERROR)
-    if not chosen.any():
-        say(axes, "all pairs too close to ±1 to err", "both")
+    is_resolved = np.isfinite(error) & (predicted > LEAST_ERROR)
+    if not is_resolved.any():
+        note_missing(axes, "all pairs too close to ±1 to err", "both")
         return
-    score = error[chosen] / predicted[chosen]
+    score = error[is_resolved] / predicted[is_resolved]
     bins = np.linspace(-5, 5, 51)
     axes.hist(
         np.clip(score, -5, 5),
@@ -130,7 +130,7 @@ def _draw_error(axes: Axes, estimate: analysis.SketchCosine, truth: np.ndarray) 
     )
     axes.set(xlabel=r"error / predicted, $(\hat c_{st} - c_{st}) / \sigma_{st}$", ylabel="density")
     axes.set_title(
-        f"e   error of the sketch: RMS {np.sqrt(np.mean(error[chosen] ** 2)):.4f},\n"
+        f"e   error of the sketch: RMS {np.sqrt(np.mean(error[is_resolved] ** 2)):.4f},\n"
         f"     {np.sqrt(np.mean(score**2)):.2f} times the one predicted"
     )
     axes.set_box_aspect(1)

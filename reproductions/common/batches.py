@@ -44,15 +44,15 @@ class BatchProbes:
     def __init__(self, model: nn.Module, examples: Examples, loss: str) -> None:
         self.model, self.examples, self.loss = model, examples, loss
         self.parameters = list(model.parameters())
-        self.before: tuple[Tensor, list[Tensor]] | None = None
+        self.previous_batch: tuple[Tensor, list[Tensor]] | None = None
 
     def add_gradient(self, rows: Tensor, scalars: dict[str, float | Tensor]) -> Tensor:
         """Set every ``.grad`` to the batch's gradient; returns the batch's loss."""
         scalars["same_batch_cosine"] = float("nan")
-        if self.before is not None:
-            past_rows, past_gradient = self.before
-            _, again = self._gradient(past_rows)
-            scalars["same_batch_cosine"] = fastgeom.cosine(past_gradient, again)
+        if self.previous_batch is not None:
+            past_rows, past_gradient = self.previous_batch
+            _, gradient_here = self._gradient(past_rows)
+            scalars["same_batch_cosine"] = fastgeom.cosine(past_gradient, gradient_here)
         middle = len(rows) // 2
         first_loss, first = self._gradient(rows[:middle])
         second_loss, second = self._gradient(rows[middle : 2 * middle])
@@ -60,7 +60,7 @@ class BatchProbes:
         gradient = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
         for parameter, value in zip(self.parameters, gradient, strict=True):
             parameter.grad = value
-        self.before = (rows[: 2 * middle], [value.clone() for value in gradient])
+        self.previous_batch = (rows[: 2 * middle], [value.clone() for value in gradient])
         return (first_loss + second_loss) / 2
 
     def _gradient(self, rows: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -37,8 +37,8 @@ def _optimiser(c: Configuration) -> str:
     name = OPTIMISERS[c.optimiser]
     if c.batch is not None:
         return f"{name} on mini-batches of {c.batch:,}"
-    pieces = -(-c.n_examples // c.micro_batch)
-    return f"full-batch {name}" + (f" ({pieces} micro-batches)" if pieces > 1 else "")
+    n_passes = -(-c.n_examples // c.micro_batch)
+    return f"full-batch {name}" + (f" ({n_passes} micro-batches)" if n_passes > 1 else "")
 
 
 def _ranges(seeds: list[int]) -> str:
@@ -49,9 +49,9 @@ def _ranges(seeds: list[int]) -> str:
             rows[-1].append(seed)
         else:
             rows.append([seed])
-    words = [str(row[0]) if len(row) == 1 else f"{row[0]} to {row[-1]}" for row in rows]
-    return f"seed{'s' * (len(seeds) > 1)} {' and '.join(words)}"
+    texts = [str(row[0]) if len(row) == 1 else f"{row[0]} to {row[-1]}" for row in rows]
+    return f"seed{'s' * (len(seeds) > 1)} {' and '.join(texts)}"
 
 
-def _unique(words: object) -> list[str]:
-    return list(dict.fromkeys(words))  # type: ignore[call-overload]
+def _unique(texts: object) -> list[str]:
+    return list(dict.fromkeys(texts))  # type: ignore[call-overload]

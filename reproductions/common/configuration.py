@@ -80,8 +80,8 @@ class Configuration:
 
     def as_dict(self) -> dict[str, Any]:
         """All that is not left at its default, so that a new field renames no kept run."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen = {field.name: given[field.name] for field in fields(self) if given[field.name] != field.default}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = {field.name: values[field.name] for field in fields(self) if values[field.name] != field.default}
         if self.restart is not None:
             chosen["restart"] = {**asdict(self.restart), "parent": self.restart.parent.as_dict()}
         return chosen

@@ -167,8 +167,8 @@ class ResidualNetwork(nn.Module):
         scale = 1.0 if normalise else 1 / math.sqrt(len(widths) * blocks_a_stage)
         self.blocks = [f"block{number}" for number in range(1, len(widths) * blocks_a_stage + 1)]
         n_in = widths[0]
-        for place, name in enumerate(self.blocks):
-            stage, first = place // blocks_a_stage, place % blocks_a_stage == 0
+        for index, name in enumerate(self.blocks):
+            stage, first = index // blocks_a_stage, index % blocks_a_stage == 0
             stride = 2 if stage > 0 and first else 1
             block = Block(n_in, widths[stage], stride=stride, skip=skip, normalise=normalise, scale=scale)
             self.add_module(name, block)

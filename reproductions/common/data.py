@@ -54,8 +54,8 @@ class Examples:
         """Whether these are images; else they are text."""
         return self.inputs.is_floating_point()
 
-    def take(self, rows: Tensor) -> Examples:
-        """Take the examples with these numbers, in this order, in the same memory order.
+    def select(self, rows: Tensor) -> Examples:
+        """Select the examples with these numbers, in this order, in the same memory order.
 
         Args:
             rows: int64, shape (m,).
@@ -94,9 +94,9 @@ def load(name: str, n_examples: int = MOST_EXAMPLES) -> Examples:
         raise ValueError(f"data: expected one of {', '.join(NAMES)}, got {name!r}")
     caption, n_classes, read = SOURCES[name]
     inputs, targets = read()
-    chosen = np.linspace(0, len(targets), min(n_examples, len(targets)), endpoint=False).astype(np.int64)
-    chosen_inputs = torch.from_numpy(inputs[chosen] if name == "text" else inputs[chosen].astype(np.float32))
+    rows = np.linspace(0, len(targets), min(n_examples, len(targets)), endpoint=False).astype(np.int64)
+    selected_inputs = torch.from_numpy(inputs[rows] if name == "text" else inputs[rows].astype(np.float32))
     if name in IMAGES:
-        chosen_inputs = (chosen_inputs - chosen_inputs.mean()) / chosen_inputs.std()
-        chosen_inputs = chosen_inputs.contiguous(memory_format=torch.channels_last)
-    return Examples(caption, chosen_inputs, torch.from_numpy(targets[chosen].astype(np.int64)), n_classes)
+        selected_inputs = (selected_inputs - selected_inputs.mean()) / selected_inputs.std()
+        selected_inputs = selected_inputs.contiguous(memory_format=torch.channels_last)
+    return Examples(caption, selected_inputs, torch.from_numpy(targets[rows].astype(np.int64)), n_classes)

@@ -26,7 +26,7 @@ def _squared_distance(outputs: Tensor, targets: Tensor) -> Tensor:
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross-entropy": _cross_entropy, "mse": _squared_distance}
 
 
-def loss_pieces(
+def loss_terms(
     model: nn.Module, examples: Examples, loss: str = "cross-entropy", micro_batch: int = MICRO_BATCH
 ) -> Iterator[Tensor]:
     r"""Give the mean loss over all targets in pieces that add up to it, each with its graph.
@@ -45,8 +45,8 @@ def loss_pieces(
     """
     if loss not in LOSSES:
         raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}")
-    pieces = zip(examples.inputs.split(micro_batch), examples.targets.split(micro_batch), strict=True)
-    for inputs, targets in pieces:
+    micro_batches = zip(examples.inputs.split(micro_batch), examples.targets.split(micro_batch), strict=True)
+    for inputs, targets in micro_batches:
         yield LOSSES[loss](model(inputs).flatten(0, -2), targets.flatten()) / examples.targets.numel()
 
 
@@ -61,9 +61,9 @@ def add_full_batch_gradient(
         The mean loss, a float64 tensor without a graph.
     """
     total = torch.zeros((), dtype=torch.float64, device=examples.targets.device)
-    for piece in loss_pieces(model, examples, loss, micro_batch):
-        piece.backward()
-        total += piece.detach()
+    for term in loss_terms(model, examples, loss, micro_batch):
+        term.backward()
+        total += term.detach()
     return total
 
 
@@ -76,4 +76,4 @@ def add_batch_gradient(model: nn.Module, examples: Examples, rows: Tensor, loss:
     Returns:
         The mean loss over these, a float64 tensor without a graph.
     """
-    return add_full_batch_gradient(model, examples.take(rows), loss, micro_batch=len(rows))
+    return add_full_batch_gradient(model, examples.select(rows), loss, micro_batch=len(rows))

@@ -60,9 +60,9 @@ def build(network: str, examples: Examples, seed: int) -> nn.Module:
     """
     if network not in NETWORKS:
         raise ValueError(f"network: expected one of {', '.join(NETWORKS)}, got {network!r}")
-    found, row = "images" if examples.are_images else "text", NETWORKS[network]
-    if row.reads != found:
-        raise ValueError(f"network {network!r}: expected {row.reads} to read, got {found} ({examples.name})")
+    kind, row = "images" if examples.are_images else "text", NETWORKS[network]
+    if row.reads != kind:
+        raise ValueError(f"network {network!r}: expected {row.reads} to read, got {kind} ({examples.name})")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = row.make(tuple(examples.inputs.shape[1:]), examples.n_classes)

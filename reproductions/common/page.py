@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reproductions.common.settings import SETTINGS
-from reproductions.common.verdict import in_numbers, number
+from reproductions.common.verdict import format_interval, format_number
 
 CLAIMS = {
     1: "Training has two geometries: *smooth*, and *zigzag*, in which gradients of adjacent steps are extremely "
@@ -141,19 +141,19 @@ def render(results: Sequence[dict[str, Any]], folder: str = "results") -> str:
         folder: where the pictures lie, from the page's place.
     """
     figures = (_figure(result, folder) for result in results)
-    return "\n".join([HEAD, *_asked(results), *_claims(results), *figures, *_settings(), TAIL.lstrip("\n")])
+    return "\n".join([HEAD, *_describe_request(results), *_claims(results), *figures, *_settings(), TAIL.lstrip("\n")])
 
 
-def _asked(results: Sequence[dict[str, Any]]) -> list[str]:
+def _describe_request(results: Sequence[dict[str, Any]]) -> list[str]:
     """A line where these are not the settings that the text above speaks of."""
-    asked = {
+    requests = {
         (result["effort"], result["theta"], min(result["seeds"]), max(result["seeds"]))
         for result in results
         if not result["is_default"]
     }
     return [
         f"**Made with other settings:** effort {effort}, θ = {theta:g}, seeds {first} to {last}.\n"
-        for effort, theta, first, last in sorted(asked)
+        for effort, theta, first, last in sorted(requests)
     ]
 
 
@@ -184,23 +184,23 @@ def _claims(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _figure(result: dict[str, Any], folder: str) -> str:
-    values = ", ".join(number(value) for value in result["values"])
+    values = ", ".join(format_number(value) for value in result["values"])
     tests = ", ".join(f"claim {claim}" for claim in result["claims"]) or "beyond the paper"
     picture = f"{folder}/{result['name']}"
     settings = " ".join(result["settings"].split())
-    parts = [
+    blocks = [
         f"## {result['id']}  {result['title']}".replace("  ", " "),
         f'[<img src="{picture}.png" width="560" alt="{result["title"]}">]({picture}.svg)',
         f"**{result['statement']}: {result['verdict']}.** ({tests})",
         f"{result['statistic'][0].upper()}{result['statistic'][1:]}: "
-        f"{in_numbers(result['mean'], result['low'], result['high'])}; threshold {result['threshold']:g}; "
+        f"{format_interval(result['mean'], result['low'], result['high'])}; threshold {result['threshold']:g}; "
         f"seeds: {values}. {result['reason'][0].upper()}{result['reason'][1:]}.",
         settings,
         *([result["notes"]] if result["notes"] else []),
         f"`python -m reproductions {result['id'].lower()}`: {_duration(result['training_s'])} of one core for its "
         f"{len(result['runs'])} runs where none is kept, {_duration(result['drawing_s'])} from kept runs.",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(blocks) + "\n"
 
 
 def _anchor(result: dict[str, Any]) -> str:

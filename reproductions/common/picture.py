@@ -53,4 +53,4 @@ def save_picture(figure: Figure, stem: Path) -> Path:
 
 def _wrap(text: str, inches: float, points: int) -> str:
     characters = int(inches / INCHES_A_CHARACTER[points])
-    return "\n".join(line for part in text.splitlines() for line in textwrap.wrap(part, characters) or [""])
+    return "\n".join(line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, characters) or [""])

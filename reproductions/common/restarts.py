@@ -8,7 +8,7 @@ import numpy as np
 
 from reproductions.common.configuration import Configuration, Restart
 from reproductions.common.runs import TrainingRun
-from reproductions.common.spread import known_median
+from reproductions.common.spread import finite_median
 
 DIVISIONS = (1.5, 2, 4, 10)
 """Of the parent's rate."""
@@ -40,4 +40,4 @@ def key(name: str, division: float) -> str:
 def late_change(run: TrainingRun) -> float:
     """Median of ‖g_t - g_{t-1}‖ / ‖g_t‖ over the second half of a run; NaN where it is too short."""
     late = slice(max(1, run.end // 2), run.end)
-    return known_median(np.sqrt(run.trace.diff_sq[late] / run.trace.grad_sq[late]))
+    return finite_median(np.sqrt(run.trace.diff_sq[late] / run.trace.grad_sq[late]))

@@ -97,8 +97,8 @@ class TrainingRun:
     @cached_property
     def end(self) -> int:
         """Number of rows before the loss or the gradient stopped being finite: what a statistic may read."""
-        lost = ~np.isfinite(self.trace.grad_sq) | ~np.isfinite(self.trace.loss)
-        return int(np.argmax(lost)) if lost.any() else len(lost)
+        is_nonfinite = ~np.isfinite(self.trace.grad_sq) | ~np.isfinite(self.trace.loss)
+        return int(np.argmax(is_nonfinite)) if is_nonfinite.any() else len(is_nonfinite)
 
     @property
     def cosine(self) -> np.ndarray:
@@ -127,10 +127,10 @@ def regime_share(cosine: np.ndarray, regime: str, theta: float) -> float:
         regime: a key of ``analysis.REGIMES``.
         theta: threshold of the regimes.
     """
-    known = np.isfinite(cosine)
-    if np.count_nonzero(known) < 2:
+    measured = np.isfinite(cosine)
+    if np.count_nonzero(measured) < 2:
         return float("nan")
-    return float(np.mean(analysis.classify(cosine, theta)[known] == analysis.REGIMES[regime]))
+    return float(np.mean(analysis.classify(cosine, theta)[measured] == analysis.REGIMES[regime]))
 
 
 def trace_path(configuration: Configuration, folder: Path) -> Path:
@@ -154,7 +154,7 @@ def record_path(configuration: Configuration, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def claimed(configuration: Configuration, folder: Path) -> Iterator[None]:
+def lock_run(configuration: Configuration, folder: Path) -> Iterator[None]:
     """Hold a run, so that no second process makes it at the same time; waits while another one does."""
     locks = folder / ".locks"
     locks.mkdir(parents=True, exist_ok=True)

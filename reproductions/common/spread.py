@@ -14,19 +14,19 @@ from fastgeom import figures
 TOO_SHORT = "too short: no run has a value"
 
 
-def known_mean(values: ArrayLike) -> Any:
+def finite_mean(values: ArrayLike) -> Any:
     """Mean over the first axis of what is finite; NaN where nothing is."""
     array = np.asarray(values, dtype=np.float64)
-    known = np.isfinite(array)
-    count = known.sum(axis=0)
-    return np.where(count > 0, np.where(known, array, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)[()]
+    finite = np.isfinite(array)
+    count = finite.sum(axis=0)
+    return np.where(count > 0, np.where(finite, array, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)[()]
 
 
-def known_median(values: ArrayLike) -> float:
+def finite_median(values: ArrayLike) -> float:
     """Median of what is finite; NaN where nothing is."""
     array = np.asarray(values, dtype=np.float64)
-    known = array[np.isfinite(array)]
-    return float(np.median(known)) if known.size else float("nan")
+    finite = array[np.isfinite(array)]
+    return float(np.median(finite)) if finite.size else float("nan")
 
 
 def percent(share: float) -> str:
@@ -47,7 +47,8 @@ def plot_seeds(
     """Draw the mean over seeds as a line, the range of the seeds as a band and each seed as a point.
 
     Args:
-        axes: where; x: shape (n,).
+        axes: the panel drawn on.
+        x: positions, shape (n,).
         values: shape (seed, n); NaN is not drawn.
         style: an entry of ``figures.CYCLE``.
         label: of the line.
@@ -58,19 +59,19 @@ def plot_seeds(
         Whether there was anything to draw.
     """
     array = np.asarray(values, dtype=np.float64)
-    known = np.isfinite(array)
-    some = known.any(axis=0)
-    if not some.any():
+    finite = np.isfinite(array)
+    has_value = finite.any(axis=0)
+    if not has_value.any():
         return False
-    at = np.asarray(x, dtype=np.float64)
-    low = np.where(known, array, np.inf).min(axis=0)[some]
-    high = np.where(known, array, -np.inf).max(axis=0)[some]
+    positions, means = np.asarray(x, dtype=np.float64), finite_mean(array)[has_value]
+    low = np.where(finite, array, np.inf).min(axis=0)[has_value]
+    high = np.where(finite, array, -np.inf).max(axis=0)[has_value]
     if band:
-        axes.fill_between(at[some], low, high, color=style["color"], alpha=0.12, linewidth=0)
-    axes.plot(at[some], known_mean(array)[some], **{**style, "marker": None}, linewidth=1.6, label=label)
+        axes.fill_between(positions[has_value], low, high, color=style["color"], alpha=0.12, linewidth=0)
+    axes.plot(positions[has_value], means, **{**style, "marker": None}, linewidth=1.6, label=label)
     for seed in array:
         axes.plot(
-            at * shift,
+            positions * shift,
             seed,
             color=style["color"],
             marker=style["marker"],
@@ -85,10 +86,10 @@ def plot_seeds(
 def plot_strips(
     axes: Axes, groups: Mapping[str, Sequence[float]], colours: Sequence[str] | None = None, middle: str = "mean"
 ) -> None:
-    """Draw one row a group, the first above; the middle of the known values is a bar with its number above.
+    """Draw one row a group, the first above; the mean or median of the finite values is a bar with its number above.
 
     Args:
-        axes: where; values lie along x.
+        axes: the panel drawn on; values lie along x.
         groups: name -> one value a seed, NaN where it is unknown. Groups differ in marker and, unless ``colours`` are
             given, in colour as in ``figures.CYCLE``.
         colours: one a group.
@@ -97,11 +98,11 @@ def plot_strips(
     axes.set_ylim(len(groups) - 0.5, -0.75)
     axes.set_yticks(range(len(groups)), list(groups))
     if not np.isfinite(np.concatenate([np.asarray(values, float) for values in groups.values()])).any():
-        say(axes, TOO_SHORT, "x")
+        note_missing(axes, TOO_SHORT, "x")
         return
     for row, values in enumerate(groups.values()):
-        known = np.asarray([value for value in values if np.isfinite(value)])
-        if not len(known):
+        finite = np.asarray([value for value in values if np.isfinite(value)])
+        if not len(finite):
             axes.text(
                 0.5,
                 row,
@@ -113,11 +114,11 @@ def plot_strips(
                 fontstyle="italic",
             )
             continue
-        look = figures.CYCLE[row % len(figures.CYCLE)]
-        colour = look["color"] if colours is None else colours[row]
-        heights = row + np.linspace(-0.15, 0.15, len(known)) if len(known) > 1 else [row]
-        axes.plot(known, heights, linestyle="none", color=colour, marker=look["marker"], markersize=5, alpha=0.8)
-        bar = float(known.mean() if middle == "mean" else np.median(known))
+        style = figures.CYCLE[row % len(figures.CYCLE)]
+        colour = style["color"] if colours is None else colours[row]
+        heights = row + np.linspace(-0.15, 0.15, len(finite)) if len(finite) > 1 else [row]
+        axes.plot(finite, heights, linestyle="none", color=colour, marker=style["marker"], markersize=5, alpha=0.8)
+        bar = float(finite.mean() if middle == "mean" else np.median(finite))
         axes.plot([bar] * 2, [row - 0.28, row + 0.28], color=figures.INK, linewidth=1.6)
         axes.annotate(
             f"{bar:.2f}",
@@ -131,7 +132,7 @@ def plot_strips(
     axes.margins(x=0.08)
 
 
-def say(axes: Axes, text: str, axis: Literal["x", "y", "both"] = "y") -> None:
+def note_missing(axes: Axes, text: str, axis: Literal["x", "y", "both"] = "y") -> None:
     """Write why there is nothing to draw; the axis that would show it loses its ticks."""
     if axis != "y":
         axes.set_xticks([])

@@ -39,14 +39,14 @@ class Verdict:
     detectable: float
 
 
-def in_numbers(mean: float | None, low: float | None, high: float | None) -> str:
+def format_interval(mean: float | None, low: float | None, high: float | None) -> str:
     """A mean and its interval, to two decimals; where all seeds have one value, that, since no spread was seen."""
     if mean is not None and mean == low == high:
         return f"{mean:.2f} in all seeds"
-    return f"{number(mean)} [{number(low)}, {number(high)}]"
+    return f"{format_number(mean)} [{format_number(low)}, {format_number(high)}]"
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Two decimals; what is not known is called so."""
     return f"{value:.2f}" if value is not None and math.isfinite(value) else "unknown"
 
@@ -63,13 +63,13 @@ def judge(values: Sequence[float], threshold: float) -> Verdict:
         values: one a seed; NaN where a run has no such statistic.
         threshold: finite.
     """
-    known = np.asarray([value for value in values if math.isfinite(value)])
-    n = len(known)
+    finite = np.asarray([value for value in values if math.isfinite(value)])
+    n = len(finite)
     mean = low = high = detectable = math.nan
     if n >= 1:
-        mean = float(known.mean())
+        mean = float(finite.mean())
     if n >= 2:
-        error = float(known.std(ddof=1)) / math.sqrt(n)
+        error = float(finite.std(ddof=1)) / math.sqrt(n)
         half = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * error
         low, high = mean - half, mean + half
         detectable = half + float(stdtrit(n - 1, POWER)) * error

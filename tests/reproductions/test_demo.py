@@ -92,11 +92,11 @@ def test_progress_bar_is_live(demo: tuple[Path, str, str]) -> None:
 
 
 def test_cifar10_without_data_is_one_line(checkout: Path, tmp_path: Path) -> None:
-    place = tmp_path / "nothing here"
-    done = run(checkout, tmp_path, "--data", "cifar10", FASTGEOM_DATA=str(place))
+    missing = tmp_path / "nothing here"
+    done = run(checkout, tmp_path, "--data", "cifar10", FASTGEOM_DATA=str(missing))
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert str(place) in done.stderr and "FASTGEOM_DATA" in done.stderr
+    assert str(missing) in done.stderr and "FASTGEOM_DATA" in done.stderr
 
 
 def test_cifar10_without_a_folder_named_says_where_it_looked(

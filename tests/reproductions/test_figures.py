@@ -22,8 +22,8 @@ def assert_same_picture(one: str, other: str) -> None:
     one, other = (re.sub(r"\bp[0-9a-f]{10}\b", "p", text) for text in (one, other))
     number = re.compile(r"-?\d+(?:\.\d+)?")
     assert number.sub("", one).split() == number.sub("", other).split(), "the same runs, another picture"
-    places = [[float(n) for n in number.findall(text)] for text in (one, other)]
-    assert places[0] == pytest.approx(places[1], abs=1e-3), "the same runs, other places"
+    numbers = [[float(n) for n in number.findall(text)] for text in (one, other)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=1e-3), "the same runs, other places"
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,9 @@ def test_quick(name: str, folder: Path, capsys: pytest.CaptureFixture[str], monk
 
     assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     drawing = (folder / f"{name}.svg").read_text(encoding="utf-8")
-    words = " ".join(" ".join(ElementTree.fromstring(drawing).itertext()).split())
+    visible_text = " ".join(" ".join(ElementTree.fromstring(drawing).itertext()).split())
     for part in ("settings are ours", f"seeds {first} to {first + 1}", "η", figure.title):
-        assert part in words, f"{part!r} is not on the picture"
+        assert part in visible_text, f"{part!r} is not on the picture"
 
     record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     assert record["id"] == figure.id and record["effort"] == "quick" and record["seeds"] == [first, first + 1]
