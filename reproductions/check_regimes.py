@@ -40,7 +40,7 @@ def plain_regimes(gradients: np.ndarray, theta: float = THETA) -> tuple[np.ndarr
 
 
 def compare(cosine: np.ndarray, labels: np.ndarray, gradients: np.ndarray) -> list[str]:
-    """Say how the library's c_t and labels differ from plain numpy's: one line each, none where they agree."""
+    """List how the library's c_t and labels differ from plain numpy's, a line each; none where they agree."""
     plain_cosine, plain_labels = plain_regimes(gradients)
     differences = []
     if not np.array_equal(np.isnan(cosine), np.isnan(plain_cosine)):
@@ -55,7 +55,7 @@ def compare(cosine: np.ndarray, labels: np.ndarray, gradients: np.ndarray) -> li
 
 
 def largest_difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Largest absolute difference where both are known; 0 where nothing is."""
+    """Largest absolute difference where both are finite; 0 where neither is."""
     both = np.isfinite(one) & np.isfinite(other)
     return float(np.max(np.abs(one - other)[both], initial=0.0))
 
@@ -105,6 +105,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         default=Path("runs"),
         metavar="FOLDER",
-        help="where the run is kept and looked for (default: %(default)s)",
+        help="where the run is stored and looked for (default: %(default)s)",
     )
     return parser.parse_args(arguments)

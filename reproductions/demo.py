@@ -34,7 +34,7 @@ PROGRAM = "python -m reproductions demo"
 WINDOW = 32
 THETA = 0.9
 LEARNING_RATES = {"digits": 0.1, "mnist5k": 0.05, "cifar10": 0.05}
-"""At these the run reaches the edge of stability early and stays near it."""
+"""Rates at which the run reaches the edge of stability early and stays near it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,7 +116,7 @@ def tabulate(trace: Any) -> str:
 
 
 def describe_run(data: Examples, model: torch.nn.Module, options: argparse.Namespace) -> str:
-    """What was trained, how, and on what, for the figure and the terminal."""
+    """Describe data, network and optimiser, for the figure and the terminal."""
     n_passes = -(-len(data) // MICRO_BATCH)
     return (
         f"{describe(options.data, len(data))}, cross-entropy · {models.describe('cnn')}; "

@@ -25,7 +25,7 @@ from reproductions.common.spread import note_missing, plot_strips
 from reproductions.common.sweeps import SCALES, Point, sweeps
 
 CHECKPOINT_EVERY = {"quick": 1, "default": 2, "full": 50}
-"""Steps between two kept copies of the parameters; those of VGG-11 are large."""
+"""Steps between two stored copies of the parameters; those of VGG-11 are large."""
 
 TENTH = int(np.argmin(abs(SCALES - 0.1)))
 STYLES = {"smooth": "-", "zigzag": "--"}

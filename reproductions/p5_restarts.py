@@ -7,8 +7,8 @@ not, and zigzag comes back once the sharpness has grown to 2 over the new rate. 
 squared error.
 
 The statistic of a seed is the largest division, in octaves (its logarithm to base 2), after which at least half of the
-first twenty steps zigzag, averaged over the losses; 0 where none does. A loss counts where the place is one of zigzag
-indeed: the restarts begin at a zigzag step, and at least half of the parent's own next twenty steps zigzag.
+first twenty steps zigzag, averaged over the losses; 0 where none does. A loss counts where the
+restarts begin at a zigzag step and at least half of the parent's next twenty steps zigzag.
 
 Beside it stands the change of the gradient over a step, ‖g_t - g_{t-1}‖ / ‖g_t‖, late in each restart. Where the
 curvature is bounded it shrinks with the step; where it does not, the gradient jumps, at that scale too.
@@ -71,16 +71,17 @@ def restarts(runs: Runs, loss: str) -> list[TrainingRun]:
 
 
 def early_share(labels: np.ndarray) -> float:
-    """Share of zigzag in the first twenty steps after a restart; labels from the restart on, whose own has none.
+    """Share of zigzag in the first twenty steps after a restart; NaN where there are fewer.
 
-    NaN where there are fewer.
+    Args:
+        labels: regime of every step from the restart on; the first step, which has no c_t, is left out.
     """
     first = labels[1 : 1 + N_FIRST]
     return float(np.mean(first == analysis.ZIGZAG)) if len(first) == N_FIRST else math.nan
 
 
 def parent_share(parent: TrainingRun, theta: float) -> float:
-    """The same share of the parent, which goes on at its own rate; NaN where the restarts begin at no zigzag step."""
+    """Early share of the parent, going on at its rate; NaN where the restarts begin at no zigzag step."""
     labels = parent.labels(theta)
     if not len(labels):
         return math.nan
@@ -89,7 +90,7 @@ def parent_share(parent: TrainingRun, theta: float) -> float:
 
 
 def early_shares(runs: Runs, loss: str, theta: float) -> list[float]:
-    """The share of the parent going on, then of each restart; all NaN where this is no place of zigzag."""
+    """Early shares of the parent and of each restart; all NaN where the parent does not go on in zigzag."""
     parent = parent_share(runs[key(loss, 1)], theta)
     if not parent >= LEAST_SHARE:
         return [math.nan] * (1 + len(DIVISIONS))
@@ -97,7 +98,7 @@ def early_shares(runs: Runs, loss: str, theta: float) -> list[float]:
 
 
 def octaves(runs: Runs, loss: str, theta: float) -> float:
-    """Logarithm to base 2 of the largest division with zigzag at once; 0 without one, NaN where none is known."""
+    """Base-2 logarithm of the largest division with zigzag at once; 0 without one, NaN where all are too short."""
     _, *shares = early_shares(runs, loss, theta)
     if not any(map(math.isfinite, shares)):
         return math.nan
@@ -131,7 +132,7 @@ def draw(figure: SubFigure, results: Results) -> None:
 
 
 def _set_rate_axis(axes: Axes) -> tuple[float, ...]:
-    """The divisions as an axis of rates, the parent's own first."""
+    """Make the divisions an axis of rates, the parent's first, and return them."""
     divisors = (1, *DIVISIONS)
     axes.set_xscale("log", base=2)
     axes.set_xticks(divisors, ["$\\eta$", *(f"$\\eta$ / {division:g}" for division in DIVISIONS)])

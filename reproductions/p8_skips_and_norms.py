@@ -132,7 +132,7 @@ def draw_smoothness(axes: Axes, runs: Runs) -> None:
 
 
 def overshooting_share(run: TrainingRun) -> float:
-    """Share of the steps with a known kappa_t that go beyond the minimum along them; NaN where there is none."""
+    """Share of the steps with a finite kappa_t that go beyond the minimum along them; NaN where there is none."""
     kappa = analysis.step_curvature(run.trace.grad_dot_update, run.trace.next_grad_dot_update)[: run.end]
     return finite_mean(kappa[np.isfinite(kappa)] > 1)
 

@@ -1,4 +1,4 @@
-"""What was trained, in words, from the configurations alone."""
+"""Captions: what was trained, from the configurations alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_RATES = 8
 
 
 def describe_settings(configurations: Sequence[Configuration]) -> str:
-    """Data sets, networks, optimisers, rates and seeds of some runs, each named once; and whose settings they are."""
+    """Describe data sets, networks, optimisers, rates and seeds of some runs, each once."""
     examples = _unique(data.describe(c.data, c.n_examples) for c in configurations)
     losses = _unique(LOSSES[c.loss] for c in configurations)
     networks = _unique(models.describe(c.network) for c in configurations)
@@ -42,7 +42,7 @@ def _optimiser(c: Configuration) -> str:
 
 
 def _ranges(seeds: list[int]) -> str:
-    """Seeds in words: each row of numbers that follow each other by its first and its last."""
+    """Describe seeds: successive numbers by the first and the last of them."""
     rows: list[list[int]] = []
     for seed in seeds:
         if rows and seed == rows[-1][-1] + 1:

@@ -15,12 +15,12 @@ from reproductions.common.runs import RunError, TrainingRun, find, trace_path
 
 
 def flatten(tensors: list[Any]) -> np.ndarray:
-    """All numbers of a list of tensors in one float32 array."""
+    """Concatenate a list of tensors into one float32 array, shape (element,)."""
     return np.concatenate([tensor.detach().cpu().reshape(-1).numpy() for tensor in tensors])
 
 
 def set_parameters(model: nn.Module, values: np.ndarray) -> None:
-    """Set all parameters of a network to what ``flatten`` made of them."""
+    """Set all parameters of a network to the values of an array that ``flatten`` made of them."""
     start = 0
     with torch.no_grad():
         for parameter in model.parameters():
@@ -30,7 +30,7 @@ def set_parameters(model: nn.Module, values: np.ndarray) -> None:
 
 
 def restart_point(restart: Restart, folder: Path) -> np.ndarray:
-    """The parameters that a restarted run begins with, as ``Restart`` defines them."""
+    """Parameters that a restarted run begins with, as ``Restart`` defines them."""
     parent = find(restart.parent, folder)
     if parent is None:
         raise RunError(f"{trace_path(restart.parent, folder)}: expected the finished run to restart from, got none")
@@ -38,7 +38,7 @@ def restart_point(restart: Restart, folder: Path) -> np.ndarray:
 
 
 def restart_index(restart: Restart, parent: TrainingRun) -> int:
-    """Which checkpoint of the parent that is."""
+    """Index of the parent's checkpoint that a restarted run begins with."""
     steps = parent.arrays["checkpoint_steps"]
     inside = checkpoints_in_longest_stretch(parent.labels(restart.theta), analysis.ZIGZAG, steps)
     if len(inside):
@@ -47,7 +47,7 @@ def restart_index(restart: Restart, parent: TrainingRun) -> int:
 
 
 def checkpoints_in_longest_stretch(labels: np.ndarray, label: int, steps: np.ndarray) -> np.ndarray:
-    """Which checkpoints lie inside the longest stretch of a label that has any, the first of several such.
+    """Checkpoints inside the longest stretch of a label that has any, the first of several such.
 
     Args:
         labels: of every step, shape (step,).
@@ -55,7 +55,7 @@ def checkpoints_in_longest_stretch(labels: np.ndarray, label: int, steps: np.nda
         steps: of every checkpoint, shape (checkpoint,).
 
     Returns:
-        Numbers of checkpoints, increasing; empty where no stretch has any.
+        Indices of checkpoints, increasing; empty where no stretch has any.
     """
     stretches = [stretch for stretch in analysis.stretches(labels) if stretch.label == label]
     for stretch in sorted(stretches, key=lambda stretch: -stretch.length):

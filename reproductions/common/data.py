@@ -1,4 +1,4 @@
-"""Real examples that need no download, images and text, and CIFAR-10 where the user has it."""
+"""Real examples: images and text that need no download, and CIFAR-10 from a folder of the user."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCES: dict[str, tuple[str, int, Callable[[], tuple[np.ndarray, np.ndarray]]]]
     "cifar10": ("CIFAR-10", 10, images.cifar10),
     "text": ("Python's help topics", text.N_SYMBOLS, text.help_topics),
 }
-"""Of each data set: what it is called in a caption, its number of classes, and what reads it."""
+"""Of each data set its caption, number of classes and reader."""
 
 NAMES = tuple(SOURCES)
 IMAGES = ("digits", "mnist5k", "cifar10")
@@ -30,7 +30,7 @@ IMAGES = ("digits", "mnist5k", "cifar10")
 
 @dataclass(frozen=True)
 class Examples:
-    """What a network is given and what it shall answer.
+    """Inputs of a network and its targets.
 
     Attributes:
         name: what they are examples of, for a message.
@@ -71,7 +71,12 @@ class Examples:
 
 
 def describe(name: str, n_examples: int) -> str:
-    """How many of what, for a caption: "500 images of MNIST digits"; ``name`` is one of ``NAMES``."""
+    """Describe some examples in a caption, as in "500 images of MNIST digits".
+
+    Args:
+        name: a data set of ``NAMES``.
+        n_examples: how many.
+    """
     kind = "images" if name in IMAGES else f"sequences of {text.CONTEXT} characters"
     return f"{n_examples:,} {kind} of {SOURCES[name][0]}"
 

@@ -1,4 +1,4 @@
-"""Where images come from: two packages that ship real ones, and CIFAR-10 where the user has it."""
+"""Images: two packages that ship real ones, and CIFAR-10 from a folder of the user."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def mnist5k() -> tuple[np.ndarray, np.ndarray]:
 
 
 def cifar10() -> tuple[np.ndarray, np.ndarray]:
-    """Read the training images in the first form found: torchvision's batches, an .npz, a Hugging Face folder.
+    """Read the training images in the first form that exists: torchvision's batches, an .npz, a Hugging Face folder.
 
     Raises:
         DataNotFoundError: there is none; the message names the folder looked for.

@@ -1,4 +1,4 @@
-"""Layer by layer: which of them oscillate, as maps of a run and as shares over the seeds."""
+"""Oscillation of each layer: maps of a run, and shares over the seeds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def layer_plan(effort: Effort, seed: int, rates: Mapping[str, tuple[float, int]]
 
 
 def layer_oscillation(run: TrainingRun) -> np.ndarray:
-    """Share of oscillating steps of every layer, by its own c_t, shape (layer,); NaN where none is known."""
+    """Share of oscillating steps of every layer, by its own c_t, shape (layer,); NaN where none is finite."""
     return np.asarray([oscillating_share(cosine) for cosine in run.layer_cosine.T])
 
 

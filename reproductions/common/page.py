@@ -1,4 +1,4 @@
-"""The page of all figures: README.md, made of what each script wrote beside its picture, and of nothing else."""
+"""The page of all figures, README.md, made from the results beside the pictures and nothing else."""
 
 from __future__ import annotations
 
@@ -128,24 +128,24 @@ load a step then took 200 ms, and the whole demo 2 minutes 20 seconds.
 
 
 def read_results(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The results of the named figures that there are, in the order of the names."""
+    """Read the results of the named figures that exist, in the order of the names."""
     paths = [folder / f"{name}.json" for name in names]
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
 
 
 def render(results: Sequence[dict[str, Any]], folder: str = "results") -> str:
-    """The page in Markdown.
+    """Render the page in Markdown.
 
     Args:
         results: what ``read_results`` returns.
-        folder: where the pictures lie, from the page's place.
+        folder: where the pictures are, relative to the page.
     """
     figures = (_figure(result, folder) for result in results)
     return "\n".join([HEAD, *_describe_request(results), *_claims(results), *figures, *_settings(), TAIL.lstrip("\n")])
 
 
 def _describe_request(results: Sequence[dict[str, Any]]) -> list[str]:
-    """A line where these are not the settings that the text above speaks of."""
+    """A line of each request whose settings are not the default ones."""
     requests = {
         (result["effort"], result["theta"], min(result["seeds"]), max(result["seeds"]))
         for result in results

@@ -1,4 +1,4 @@
-"""Many runs on all cores: what is kept is not made again, and an interrupted set of runs goes on where it was."""
+"""Many runs on all cores: finished runs are not made again, and an interrupted set of runs resumes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ REFRESH_S = 0.5
 
 
 def finish(configurations: Iterable[Configuration], folder: Path, workers: int) -> None:
-    """See to it that every run is finished, and every run that one of them restarts from.
+    """Finish every run, and every run that one of them restarts from.
 
     Args:
         configurations: the runs; one that occurs twice is made once.
-        folder: where runs are kept.
+        folder: where runs are stored.
         workers: runs made at a time, each on one thread; 1 makes them in this process.
 
     Raises:
-        RunError, OSError, DataNotFoundError: as ``train``; the runs that were finished before are kept.
+        RunError, OSError, DataNotFoundError: as ``train``; finished runs stay.
     """
     waves: list[dict[str, Configuration]] = []
     for configuration in configurations:
@@ -47,7 +47,7 @@ def finish(configurations: Iterable[Configuration], folder: Path, workers: int) 
 
 
 def _assign_wave(configuration: Configuration, waves: list[dict[str, Configuration]]) -> int:
-    """Put a run into the wave after the run it restarts from; the number of its wave."""
+    """Put a run into the wave after that of the run it restarts from, and return the index of its wave."""
     number = 0 if configuration.restart is None else 1 + _assign_wave(configuration.restart.parent, waves)
     while len(waves) <= number:
         waves.append({})

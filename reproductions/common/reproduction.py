@@ -1,4 +1,4 @@
-"""One figure: what it claims, the runs it needs, the number that decides it, and how it is drawn."""
+"""A figure: its claim, the runs it needs, the statistic that decides it, and how it is drawn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Runs = Mapping[str, TrainingRun]
 
 @dataclass(frozen=True)
 class Results:
-    """What a figure is drawn of.
+    """Runs and verdict that a figure is drawn from.
 
     Attributes:
         runs: seed -> key -> run.
@@ -57,9 +57,9 @@ class Reproduction:
         title: line above the figure.
         claims: numbers of the paper's claims that it tests; none for figures beyond the paper.
         statement: the claim as this figure tests it, one sentence that is true or false.
-        statistic: what is measured of each seed, with its unit; ``threshold``: the statement holds where the mean over
-            seeds is at least this. Committed before the results.
-        plan: the runs of one seed at an effort, each under a key of its own.
+        statistic: what is measured of each seed, with its unit.
+        threshold: the statement holds where the mean over seeds is at least this; committed before the results.
+        plan: the runs of one seed at an effort, each under a unique key.
         measure: the statistic of one seed's runs, given theta; NaN where they are too short.
         draw: fills a figure of ``size`` inches.
         notes: what else a reader should know: what was chosen, what the statistic does not say.
@@ -81,7 +81,7 @@ class Reproduction:
 
     @property
     def id(self) -> str:
-        """P1 to P10, A1 to A4, or what stands beyond them."""
+        """Letter and number, as in P1, A4 or B2."""
         return self.name.partition("_")[0].upper()
 
 
@@ -104,13 +104,13 @@ def _apply_request(configuration: Configuration, request: Request) -> Configurat
 
 
 def train_all(figures: Sequence[Reproduction], request: Request) -> None:
-    """Finish every run of some figures; shared ones once."""
+    """Finish every run of some figures; shared runs are made once."""
     configurations = [c for figure in figures for runs in planned(figure, request).values() for c in runs.values()]
     finish(configurations, request.runs_folder, request.workers)
 
 
 def conclude(figure: Reproduction, request: Request) -> tuple[Verdict, Path]:
-    """Analyse the finished runs, draw the figure, write its verdict; returns it and the picture's path.
+    """Analyse the finished runs, draw the figure and write its verdict; return the verdict and the picture's path.
 
     Raises:
         RunError: a run is missing or its files cannot be used.
@@ -162,7 +162,7 @@ def conclude(figure: Reproduction, request: Request) -> tuple[Verdict, Path]:
 
 
 def verdict_line(figure: Reproduction, verdict: Verdict, theta: float) -> str:
-    """The verdict in words, and in numbers on a second line."""
+    """Format a verdict: the statement on one line, its numbers on a second one."""
     n_valid = sum(map(math.isfinite, verdict.values))
     seeds = f"{n_valid} seeds" if n_valid == len(verdict.values) else f"{n_valid} of {len(verdict.values)} seeds"
     return (
@@ -184,7 +184,7 @@ def _load_run(configuration: Configuration, request: Request) -> TrainingRun:
 
 
 def _without_nan(value: object) -> object:
-    """JSON has no NaN: what is not known is null."""
+    """Replace NaN and infinity, which JSON lacks, by null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What a command asks of the figures, and the options that ask for it; imports no torch, so that help comes at once."""
+"""Options of every figure, and the request that they make; imports no torch, so that help is immediate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run, and runs that go on from its zigzag at smaller rates, for the same time of the gradient flow."""
+"""A run and its restarts: they go on from its zigzag at smaller rates, for the same time of the gradient flow."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ DIVISIONS = (1.5, 2, 4, 10)
 
 
 def with_restarts(name: str, parent: Configuration, steps: int) -> dict[str, Configuration]:
-    """The parent and a restart for each division, under the keys that ``key`` makes.
+    """Plan the parent and a restart for each division, under the keys that ``key`` makes.
 
-    Each restart takes as long, in rate times steps, as so many ``steps`` of the parent.
+    Args:
+        name: what the keys begin with.
+        parent: the run restarted from.
+        steps: steps of the parent that take as long, in rate times steps, as each restart.
     """
     restarts = {
         key(name, division): replace(
@@ -33,7 +36,7 @@ def with_restarts(name: str, parent: Configuration, steps: int) -> dict[str, Con
 
 
 def key(name: str, division: float) -> str:
-    """Name of a run in the plan; the parent's is that of division 1."""
+    """Key of a run in the plan; the parent's is that of division 1."""
     return f"{name}, rate / {division:g}"
 
 

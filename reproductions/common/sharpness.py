@@ -25,12 +25,12 @@ def sharpness(
 ) -> tuple[float, np.ndarray]:
     r"""Find the largest algebraic eigenvalue of a loss's Hessian, and its eigenvector.
 
-    $$ \lambda = \max_{\|v\| = 1} v^\top \nabla^2 f(x)\, v, \qquad f = \sum_{\text{pieces}} f_i $$
+    $$ \lambda = \max_{\|v\| = 1} v^\top \nabla^2 f(x)\, v, \qquad f = \sum_i f_i $$
 
     Args:
         parameters: the leaf tensors x; the Hessian is that of all of them together, n elements.
-        pieces: yields losses f_i with their graphs, already scaled so that they add up to f. It is called once for
-            every product, and each piece's graph is dropped before the next is asked for.
+        loss_terms: yields losses f_i with their graphs, scaled so that they add up to f. It is called once for every
+            product, and each term's graph is dropped before the next is asked for.
         start: where to begin, shape (n,): the eigenvector that the last call returned.
         tolerance: the eigenvector's residual, ‖Hv - λv‖ ≤ tolerance × |λ|. The error of λ is its square over the gap
             to the next eigenvalue, far smaller.
@@ -54,7 +54,7 @@ def sharpness(
 
 
 def hessian_product(parameters: Sequence[Tensor], loss_terms: LossTerms, vector: np.ndarray) -> np.ndarray:
-    """Multiply a loss's Hessian with a vector, piece by piece; the pieces are added up in float64."""
+    """Multiply a loss's Hessian with a vector, term by term; the products are added up in float64."""
     sizes = [parameter.numel() for parameter in parameters]
     split = torch.from_numpy(np.asarray(vector, np.float64).reshape(-1)).split(sizes)
     directions = [v.reshape(p.shape).to(p) for v, p in zip(split, parameters, strict=True)]
@@ -63,7 +63,7 @@ def hessian_product(parameters: Sequence[Tensor], loss_terms: LossTerms, vector:
         for term in loss_terms():
             gradient = torch.autograd.grad(term, parameters, create_graph=True, materialize_grads=True)
             curved = [(g, v) for g, v in zip(gradient, directions, strict=True) if g.requires_grad]
-            if not curved:  # the piece is linear in all parameters
+            if not curved:  # the term is linear in all parameters
                 continue
             products = torch.autograd.grad(
                 [g for g, _ in curved], parameters, [v for _, v in curved], materialize_grads=True

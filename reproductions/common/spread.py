@@ -1,4 +1,4 @@
-"""Statistics of several seeds on one panel: their mean, each of them, and what to write where there is none."""
+"""Statistics of several seeds on one panel: their mean, each seed, and a note where there is no value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOO_SHORT = "too short: no run has a value"
 
 
 def finite_mean(values: ArrayLike) -> Any:
-    """Mean over the first axis of what is finite; NaN where nothing is."""
+    """Mean of the finite values over the first axis; NaN where there is none."""
     array = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(array)
     count = finite.sum(axis=0)
@@ -23,14 +23,14 @@ def finite_mean(values: ArrayLike) -> Any:
 
 
 def finite_median(values: ArrayLike) -> float:
-    """Median of what is finite; NaN where nothing is."""
+    """Median of the finite values; NaN where there is none."""
     array = np.asarray(values, dtype=np.float64)
     finite = array[np.isfinite(array)]
     return float(np.median(finite)) if finite.size else float("nan")
 
 
 def percent(share: float) -> str:
-    """A share for a title."""
+    """Format a share for a title."""
     return f"{share:.0%}" if np.isfinite(share) else "unknown share"
 
 
@@ -133,7 +133,13 @@ def plot_strips(
 
 
 def note_missing(axes: Axes, text: str, axis: Literal["x", "y", "both"] = "y") -> None:
-    """Write why there is nothing to draw; the axis that would show it loses its ticks."""
+    """Write why there is nothing to draw; the axis that would show it loses its ticks.
+
+    Args:
+        axes: the panel written on.
+        text: the reason.
+        axis: whose ticks are removed.
+    """
     if axis != "y":
         axes.set_xticks([])
     if axis != "x":

@@ -32,7 +32,8 @@ class Point:
     """A sweep at one point of a run.
 
     Attributes:
-        step: of the point; regime: ``"smooth"`` or ``"zigzag"``.
+        step: of the point.
+        regime: ``"smooth"`` or ``"zigzag"``.
         cosine: cos(g(x), g(x - s g)), shape (scale,).
         curvature: along g, at the smallest scale that float32 resolves well (a hundredth of the learning rate).
         crossing: first scale at which the cosine crosses zero, in units of the learning rate; inf where it does
@@ -52,10 +53,17 @@ def sweeps(run: TrainingRun, theta: float) -> tuple[Point, ...]:
 
 
 def choose(labels: np.ndarray, checkpoint_steps: np.ndarray) -> list[tuple[int, int, str]]:
-    """Choose checkpoints: (number of the checkpoint, step, regime).
+    """Choose checkpoints to sweep at.
 
     Smooth ones are spread over the longest smooth stretch that has any, zigzag ones over all zigzag stretches, which
     can be short. A step counts where its label and the next one's are of the regime.
+
+    Args:
+        labels: regime of every step, shape (step,).
+        checkpoint_steps: step of every checkpoint, shape (checkpoint,).
+
+    Returns:
+        Index of the checkpoint, its step and its regime, for each.
     """
     labels_of_both = np.where(labels[1:] == labels[:-1], labels[1:], analysis.MIXED)
     smooth = checkpoints_in_longest_stretch(labels_of_both, analysis.SMOOTH, checkpoint_steps)
@@ -70,9 +78,14 @@ def choose(labels: np.ndarray, checkpoint_steps: np.ndarray) -> list[tuple[int, 
 
 
 def first_crossing(scales: np.ndarray, cosine: np.ndarray) -> float:
-    """Where the cosine first falls below 0, interpolated over the logarithm of the scale; inf where it does not.
+    """Find the scale at which the cosine first falls below 0, interpolated over the logarithm of the scale.
 
-    The smallest scale where it is below 0 there already.
+    Args:
+        scales: increasing, shape (scale,).
+        cosine: shape (scale,).
+
+    Returns:
+        That scale; the smallest one where the cosine is below 0 there already, inf where it never is.
     """
     below = np.flatnonzero(cosine < 0)
     if not len(below):

@@ -1,4 +1,4 @@
-"""One run: a network trained as its configuration says, measured at every step, kept under its name."""
+"""Train one run as its configuration says, and measure every step."""
 
 from __future__ import annotations
 
@@ -47,10 +47,15 @@ Report = Callable[[int, str], object]
 
 
 def train(configuration: Configuration, folder: Path, report: Report) -> None:
-    """Make a run: trace, record and whatever arrays the configuration asks for.
+    """Make a run: its trace, its record, and the arrays that the configuration asks for.
 
-    One thread computes, so that the numbers do not hang on how many cores a machine has, and several runs share them.
-    Where another process is making this very run, it is waited for.
+    One thread computes, so that the numbers do not depend on how many cores a machine has, and several runs share them.
+    Where another process is making this run, it is waited for.
+
+    Args:
+        configuration: of the run.
+        folder: where its files are stored.
+        report: called after each step.
 
     Raises:
         DataNotFoundError: the data set is not there.
@@ -88,7 +93,7 @@ def _train(configuration: Configuration, folder: Path, report: Report) -> None:
 
 
 def processor(device: str) -> str:
-    """What computes: another one rounds differently, and a chaotic run of the same seed is another run there."""
+    """Name the processor: another one rounds differently, and so a chaotic run of the same seed differs there."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     match = re.search(r"^model name\s*: (.*)$", _cpu_description(), re.M)
@@ -112,7 +117,7 @@ def _descend(
     recorder: _StateRecorder,
     report: Report,
 ) -> int | None:
-    """Train, measured at every step; the first step whose loss was not finite, if there was one."""
+    """Train and measure every step; return the first step whose loss was not finite, None if all were."""
     optimizer = OPTIMISERS[configuration.optimiser](model.parameters(), lr=configuration.lr)
     rows = batches(len(examples), configuration.batch, configuration.seed)
     batch_probes = BatchProbes(model, examples, configuration.loss) if configuration.batch_probes else None
@@ -155,7 +160,7 @@ def _descend(
 
 
 def _cosine(gradient: np.ndarray, top_vector: np.ndarray) -> float:
-    """Between the gradient and the top eigenvector, from 0 to 1: the sign of an eigenvector means nothing."""
+    """Absolute cosine of the gradient and the top eigenvector, whose sign is arbitrary."""
     length = float(np.linalg.norm(gradient))
     return abs(float(gradient @ top_vector)) / length if length > 0 else float("nan")
 
@@ -180,7 +185,7 @@ def _open_probes(configuration: Configuration, folder: Path, model: nn.Module) -
 
 
 class _StateRecorder:
-    """Parameters of some steps and gradients of all, where the configuration asks for them."""
+    """Records the parameters of some steps and the gradients of all, where the configuration asks for them."""
 
     def __init__(self, configuration: Configuration, parameters: list[nn.Parameter]) -> None:
         self.every = configuration.checkpoint_every
@@ -211,7 +216,7 @@ class _StateRecorder:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread, and with as many as before afterwards."""
+    """Compute with one thread of torch, and restore the number of threads afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
