@@ -22,7 +22,7 @@ help: ## list the targets
 	@echo "PYTHON=python3.12 chooses the interpreter of a new environment; ARGS='...' is handed to the program run."
 
 demo: $(READY) ## train a small network on MNIST, measure every step, draw the figure (3 minutes)
-	$(BIN) reproductions/demo.py $(ARGS)
+	$(BIN) -m reproductions demo $(ARGS)
 
 figures: $(READY) ## make every figure of reproductions/ and their page; kept runs are not made again (long)
 	$(BIN) -m reproductions --out reproductions/results $(ARGS)

@@ -12,28 +12,24 @@ which two initialisations agree. Each architecture is trained twice, and
 with x_a and y_a an architecture's times in its two runs. Where the architecture decides the time, s is the standard
 deviation between architectures; where chance does, s is around 0, of either sign.
 
-    python reproductions/a1_stages.py
+    python -m reproductions a1
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.figure import SubFigure
 
 from fastgeom import figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
-from reproductions.common.spread import known_mean, say
+from reproductions.common.spread import finite_mean, note_missing
 
 STAGES = 10
 LEAST_STEPS = 10
@@ -68,8 +64,8 @@ def stage_shares(run: TrainingRun) -> np.ndarray:
         return np.full(STAGES, np.nan)
     oscillates = run.cosine < 0
     edges = np.linspace(0, run.configuration.steps, STAGES + 1).astype(int)
-    parts = [oscillates[start:stop] for start, stop in zip(edges[:-1], edges[1:], strict=True)]
-    return np.asarray([part.mean() if len(part) else np.nan for part in parts])
+    tenths = [oscillates[start:stop] for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    return np.asarray([tenth.mean() if len(tenth) else np.nan for tenth in tenths])
 
 
 def mean_time(run: TrainingRun) -> float:
@@ -83,10 +79,10 @@ def mean_time(run: TrainingRun) -> float:
 def measure(runs: Runs, theta: float) -> float:
     """Spread between architectures that both initialisations agree on; NaN where fewer than two have both times."""
     pairs = [(mean_time(run), mean_time(runs[f"{key}, again"])) for key, run in runs.items() if f"{key}, again" in runs]
-    both = np.asarray([pair for pair in pairs if np.isfinite(pair).all()])
-    if len(both) < LEAST_ARCHITECTURES:
+    times = np.asarray([pair for pair in pairs if np.isfinite(pair).all()])
+    if len(times) < LEAST_ARCHITECTURES:
         return math.nan
-    covariance = float(np.cov(both.T)[0, 1])
+    covariance = float(np.cov(times.T)[0, 1])
     return math.copysign(math.sqrt(abs(covariance)), covariance)
 
 
@@ -94,16 +90,22 @@ def draw(figure: SubFigure, results: Results) -> None:
     """The map of shares averaged over seeds, and each run's mean time of its oscillating steps beside it."""
     names = [key for key in results.first if not key.endswith(", again")]
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    shares = np.asarray([known_mean([stage_shares(runs[name]) for runs in results.runs.values()])
-                         for name in names])  # fmt: skip
+    shares = np.asarray([finite_mean([stage_shares(runs[name]) for runs in results.runs.values()]) for name in names])
     image = left.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto", extent=(0, 1, len(names) - 0.5, -0.5))
     left.set_facecolor(UNREACHED)
     if not np.isfinite(shares).any():
-        say(left, f"too short: no run of {STAGES} steps")
+        note_missing(left, f"too short: no run of {STAGES} steps")
     for (row, stage), share in np.ndenumerate(shares):
         if share >= 0.005:
-            left.text((stage + 0.5) / STAGES, row, f"{share:.0%}", ha="center", va="center", fontsize=7.5,
-                      color="white" if share > 0.5 else figures.INK)  # fmt: skip
+            left.text(
+                (stage + 0.5) / STAGES,
+                row,
+                f"{share:.0%}",
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                color="white" if share > 0.5 else figures.INK,
+            )
     left.set_yticks(range(len(names)), names)
     left.set(
         xlabel="training stage, $t/T$", title="Share of oscillating steps, $c_t < 0$, in each tenth, mean over seeds"
@@ -111,16 +113,27 @@ def draw(figure: SubFigure, results: Results) -> None:
     figure.colorbar(image, ax=left, label="share of oscillating steps", location="bottom", shrink=0.6)
 
     if not any(np.isfinite(mean_time(run)) for runs in results.runs.values() for run in runs.values()):
-        say(right, f"no run with {LEAST_STEPS} oscillating steps")
+        note_missing(right, f"no run with {LEAST_STEPS} oscillating steps")
     for number, runs in enumerate(results.runs.values()):
         shift = (number + 1) / (len(results.runs) + 1) - 0.5
         style = figures.CYCLE[number % len(figures.CYCLE)]
         for key, fill in ("{}", style["color"]), ("{}, again", "none"):
             times = [mean_time(runs[key.format(name)]) for name in names]
-            right.plot(times, np.arange(len(names)) + 0.5 * shift, linestyle="", marker=style["marker"],
-                       color=style["color"], markerfacecolor=fill, markersize=5)  # fmt: skip
-    right.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xlabel="mean $t/T$ of the oscillating steps",
-              title="When: filled and empty, a seed's two runs")  # fmt: skip
+            right.plot(
+                times,
+                np.arange(len(names)) + 0.5 * shift,
+                linestyle="",
+                marker=style["marker"],
+                color=style["color"],
+                markerfacecolor=fill,
+                markersize=5,
+            )
+    right.set(
+        xlim=(0, 1),
+        ylim=(len(names) - 0.5, -0.5),
+        xlabel="mean $t/T$ of the oscillating steps",
+        title="When: filled and empty, a seed's two runs",
+    )
     right.set_yticks(range(len(names)), [""] * len(names))
     right.grid(axis="y", color="#E5E5E5")
 
@@ -144,6 +157,3 @@ FIGURE = Reproduction(
         "architecture by as much as the architecture does."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

@@ -6,23 +6,19 @@ is compared with its own of the step before: a layer oscillates at a step where 
 is of all layers, and so the statistic of a seed is the share of oscillating steps of the layer that has the fewest, of
 all layers of all networks.
 
-    python reproductions/a2_layers_large_rate.py
+    python -m reproductions a2
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
 from reproductions.common.layers import draw_layers, layer_oscillation, layer_plan
-from reproductions.common.reproduction import Effort, Reproduction, Runs
+from reproductions.common.reproduction import Reproduction, Runs
+from reproductions.common.request import Effort
 
 RATES: dict[Effort, dict[str, tuple[float, int]]] = {
     "quick": {"cnn": (0.1, 20), "mlp": (0.1, 20)},
@@ -40,8 +36,8 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
 def measure(runs: Runs, theta: float) -> float:
     """Share of oscillating steps of the calmest of all layers; NaN where all runs are too short."""
     shares = np.concatenate([layer_oscillation(run) for run in runs.values()])
-    known = shares[np.isfinite(shares)]
-    return float(known.min()) if len(known) else math.nan
+    measured = shares[np.isfinite(shares)]
+    return float(measured.min()) if len(measured) else math.nan
 
 
 FIGURE = Reproduction(
@@ -63,6 +59,3 @@ FIGURE = Reproduction(
         "figures first reach the edge of stability, and 5 to 32 times those of A3. θ plays no part."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

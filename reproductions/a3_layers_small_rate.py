@@ -5,21 +5,16 @@ is compared with its own of the step before: a layer oscillates at a step where 
 statistic of a seed is the share of oscillating steps in the first layer less that in the last one, averaged over
 networks.
 
-    python reproductions/a3_layers_small_rate.py
+    python -m reproductions a3
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
 from reproductions.common.layers import draw_layers, layer_oscillation, layer_plan
-from reproductions.common.reproduction import Effort, Reproduction, Runs
-from reproductions.common.spread import known_mean
+from reproductions.common.reproduction import Reproduction, Runs
+from reproductions.common.request import Effort
+from reproductions.common.spread import finite_mean
 
 RATES: dict[Effort, dict[str, tuple[float, int]]] = {
     "quick": {"cnn": (0.02, 20), "mlp": (0.02, 20)},
@@ -37,7 +32,7 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
 def measure(runs: Runs, theta: float) -> float:
     """First layer's share of oscillating steps less the last one's, mean of networks; NaN where all are too short."""
     shares = [layer_oscillation(run) for run in runs.values()]
-    return float(known_mean([share[0] - share[-1] for share in shares]))
+    return float(finite_mean([share[0] - share[-1] for share in shares]))
 
 
 FIGURE = Reproduction(
@@ -57,6 +52,3 @@ FIGURE = Reproduction(
         "no part."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

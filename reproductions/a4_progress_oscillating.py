@@ -12,35 +12,30 @@ which has no c_t, does not count as oscillating. Four definitions of the share:
 
 The statistic of a seed is the net share, averaged over the networks.
 
-    python reproductions/a4_progress_oscillating.py
+    python -m reproductions a4
 """
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from fastgeom import analysis, figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.shares import DEFINITIONS, oscillating_share, share_table
-from reproductions.common.spread import known_mean, say
+from reproductions.common.spread import finite_mean, note_missing
 
 NETWORKS: dict[Effort, tuple[str, ...]] = {
     "quick": ("mlp", "cnn"),
     "default": ("mlp", "cnn", "vgg", "resnet", "resnet-bn"),
     "full": ("vgg", "resnet"),
 }
-PARTS = {
+STYLES = {
     "oscillating: $c_t < 0$": (figures.COLOURS["zigzag"], "///"),
     "other steps": (figures.COLOURS["smooth"], ""),
 }
@@ -48,11 +43,11 @@ PARTS = {
 
 def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     """One run a network, under the name of what is trained."""
-    chosen = [reference(effort, seed, network) for network in NETWORKS[effort]]
-    return {c.network: c for c in chosen}
+    configurations = [reference(effort, seed, network) for network in NETWORKS[effort]]
+    return {c.network: c for c in configurations}
 
 
-def parts(run: TrainingRun) -> np.ndarray:
+def progress_table(run: TrainingRun) -> np.ndarray:
     """Progress while oscillating and in all other steps, shape (definition, 2); NaN where the loss did not fall."""
     labels = np.where(run.cosine < 0, analysis.ZIGZAG, analysis.SMOOTH)
     table = share_table(run, labels)
@@ -62,39 +57,56 @@ def parts(run: TrainingRun) -> np.ndarray:
 
 def measure(runs: Runs, theta: float) -> float:
     """Net share of the progress made while oscillating, mean of the networks whose loss fell."""
-    return float(known_mean([parts(run)[0, 0] for run in runs.values() if np.isfinite(oscillating_share(run.cosine))]))
+    measured = [run for run in runs.values() if np.isfinite(oscillating_share(run.cosine))]
+    return float(finite_mean([progress_table(run)[0, 0] for run in measured]))
 
 
 def draw(figure: SubFigure, results: Results) -> None:
     """One panel a network: a bar for each definition, the mean over seeds, and each seed's share as a point."""
     panels = figure.subplots(len(results.first), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (network, run) in zip(panels, results.first.items(), strict=True):
-        runs = [keyed[network] for keyed in results.runs.values()]
-        share = float(known_mean([oscillating_share(r.cosine) for r in runs]))
+        runs = [seed_runs[network] for seed_runs in results.runs.values()]
+        share = float(finite_mean([oscillating_share(r.cosine) for r in runs]))
         steps = f"{share:.0%} of the steps oscillate" if np.isfinite(share) else "no correlation known"
         axes.set_title(f"{network} on {run.configuration.data}, $\\eta$ = {run.configuration.lr:.3g}: {steps}")
-        _draw_bars(axes, np.array([parts(r) for r in runs if np.isfinite(oscillating_share(r.cosine))]))
+        _draw_bars(axes, np.array([progress_table(r) for r in runs if np.isfinite(oscillating_share(r.cosine))]))
     panels[-1].set_xlabel("share of the progress")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=3, frameon=False)
 
 
 def _draw_bars(axes: Axes, tables: np.ndarray) -> None:
-    places = np.arange(len(DEFINITIONS))
+    positions = np.arange(len(DEFINITIONS))
     if not np.isfinite(tables).any():
-        say(axes, "too short: no fall of the loss to share")
+        note_missing(axes, "too short: no fall of the loss to share")
         return
-    axes.set_yticks(places, list(DEFINITIONS.values()))
+    axes.set_yticks(positions, list(DEFINITIONS.values()))
     axes.invert_yaxis()
-    widths = known_mean(tables)
-    right, left = np.zeros(len(places)), np.zeros(len(places))
-    for width, (label, (colour, hatch)) in zip(widths.T, PARTS.items(), strict=True):
-        axes.barh(places, width, left=np.where(width < 0, left, right), height=0.7, color=colour, hatch=hatch,
-                  edgecolor="white", label=label)  # fmt: skip
+    widths = finite_mean(tables)
+    right, left = np.zeros(len(positions)), np.zeros(len(positions))
+    for width, (label, (colour, hatch)) in zip(widths.T, STYLES.items(), strict=True):
+        axes.barh(
+            positions,
+            width,
+            left=np.where(width < 0, left, right),
+            height=0.7,
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            label=label,
+        )
         right, left = right + np.maximum(width, 0), left + np.minimum(width, 0)
     for number, table in enumerate(tables):
-        axes.plot(table[:, 0], places, "o", color=figures.INK, markerfacecolor="white", markersize=4, clip_on=False,
-                  label="oscillating, single seeds" if number == 0 else None)  # fmt: skip
+        axes.plot(
+            table[:, 0],
+            positions,
+            "o",
+            color=figures.INK,
+            markerfacecolor="white",
+            markersize=4,
+            clip_on=False,
+            label="oscillating, single seeds" if number == 0 else None,
+        )
     axes.axvline(0, color=figures.INK, linewidth=0.8)
 
 
@@ -115,6 +127,3 @@ FIGURE = Reproduction(
         "far its share lies from theirs. The definitions can disagree: gross counts no rise. θ plays no part."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

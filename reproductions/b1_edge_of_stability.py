@@ -8,49 +8,44 @@ curvature along the step. For gradient descent kappa_t = η K_t, so that c < 0 m
 = 2/η whatever the loss: that K_t comes near the sharpness says that the sharpness is near 2/η. The statistic of a seed
 is the mean of cos²(g_t, v) over its zigzag steps.
 
-    python reproductions/b1_edge_of_stability.py
+    python -m reproductions b1
 """
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from fastgeom import analysis, figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
-from reproductions.common.spread import known_mean, plot_strips, say
+from reproductions.common.spread import finite_mean, note_missing, plot_strips
 
 N_EXAMPLES, STEPS = 500, 300
-EVERY = {"quick": 5, "default": 5, "full": 50}
+SHARPNESS_EVERY = {"quick": 5, "default": 5, "full": 50}
 """Steps between two measurements of the sharpness, which costs as much as ten to twenty steps."""
 
 
 def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     """One run a seed, on few and small images, since the sharpness costs more than the training."""
     changes = {"n_examples": N_EXAMPLES, "steps": STEPS} if effort == "default" else {}
-    return {"run": reference(effort, seed, "cnn", "digits", sharpness_every=EVERY[effort], **changes)}
+    return {"run": reference(effort, seed, "cnn", "digits", sharpness_every=SHARPNESS_EVERY[effort], **changes)}
 
 
 def measure(runs: Runs, theta: float) -> float:
     """The mean of cos²(g_t, v) over zigzag steps."""
-    return known_mean(alignment(runs["run"], analysis.ZIGZAG, theta))
+    return finite_mean(alignment(runs["run"], analysis.ZIGZAG, theta))
 
 
 def alignment(run: TrainingRun, label: int, theta: float) -> np.ndarray:
     """cos²(g_t, v) where it was measured and the step of the regime ends at a gradient of it."""
-    chosen = run.labels(theta)[1:] == label
-    found = run.trace.top_cosine[: run.end][:-1][chosen] ** 2
-    return found[np.isfinite(found)]
+    in_regime = run.labels(theta)[1:] == label
+    values = run.trace.top_cosine[: run.end][:-1][in_regime] ** 2
+    return values[np.isfinite(values)]
 
 
 def curvature(run: TrainingRun) -> np.ndarray:
@@ -61,10 +56,10 @@ def curvature(run: TrainingRun) -> np.ndarray:
 
 def ratios(run: TrainingRun, label: int, theta: float) -> np.ndarray:
     """K_t / sharpness_t where a step of the regime ends at a gradient of it: c_{t+1} compares both ends of step t."""
-    chosen = run.labels(theta)[1:] == label
+    in_regime = run.labels(theta)[1:] == label
     sharp = run.trace.sharpness[: run.end][:-1]
-    found = curvature(run)[:-1][chosen & (sharp > 0)] / sharp[chosen & (sharp > 0)]
-    return found[np.isfinite(found)]
+    values = curvature(run)[:-1][in_regime & (sharp > 0)] / sharp[in_regime & (sharp > 0)]
+    return values[np.isfinite(values)]
 
 
 def draw(figure: SubFigure, results: Results) -> None:
@@ -77,39 +72,70 @@ def draw(figure: SubFigure, results: Results) -> None:
     draw_curvatures(middle, run, theta)
     panels = below.subplots(1, 2, sharey=True)
     for axes, values in zip(panels, (alignment, ratios), strict=True):
-        plot_strips(axes, {
-            regime: [known_mean(values(runs["run"], analysis.REGIMES[regime], theta)) for runs in results.runs.values()]
-            for regime in analysis.REGIMES
-        }, list(figures.COLOURS.values()))  # fmt: skip
-    panels[0].set(title="Share of the step along the sharpest direction", xlim=(-0.05, 1.05),
-                  xlabel=r"mean of $\cos^2(g_t, v)$ over the steps of a regime (no unit)")  # fmt: skip
+        plot_strips(
+            axes,
+            {
+                regime: [
+                    finite_mean(values(runs["run"], analysis.REGIMES[regime], theta)) for runs in results.runs.values()
+                ]
+                for regime in analysis.REGIMES
+            },
+            list(figures.COLOURS.values()),
+        )
+    panels[0].set(
+        title="Share of the step along the sharpest direction",
+        xlim=(-0.05, 1.05),
+        xlabel=r"mean of $\cos^2(g_t, v)$ over the steps of a regime (no unit)",
+    )
     panels[1].axvline(1, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
-    panels[1].set(title="Curvature along the step over the largest there is",
-                  xlabel=r"mean of $K_t\,/\,$sharpness over the steps of a regime (no unit)")  # fmt: skip
+    panels[1].set(
+        title="Curvature along the step over the largest there is",
+        xlabel=r"mean of $K_t\,/\,$sharpness over the steps of a regime (no unit)",
+    )
 
 
 def draw_curvatures(axes: Axes, run: TrainingRun, theta: float) -> None:
     """K_t, the sharpness and 2 / eta against step."""
     eta, step = run.configuration.lr, run.trace.step[: run.end]
     along, sharp = curvature(run), run.trace.sharpness[: run.end]
-    axes.set(title="Curvature along the step, $K_t$, and the largest of all directions, the sharpness",
-             xlabel="optimiser step $t$", ylabel="curvature (1/unit of $\\eta$)")  # fmt: skip
+    axes.set(
+        title="Curvature along the step, $K_t$, and the largest of all directions, the sharpness",
+        xlabel="optimiser step $t$",
+        ylabel="curvature (1/unit of $\\eta$)",
+    )
     if not np.isfinite(along).any():
-        say(axes, "too short: no step with a measured successor", "x")
+        note_missing(axes, "too short: no step with a measured successor", "x")
         return
     figures.plot_shade(axes, run.trace, theta)
-    known = np.isfinite(sharp)
-    top = 1.6 * max(2 / eta, float(np.median(sharp[known])) if known.any() else 0.0)
-    top = max([top, *(1.1 * sharp[known & (sharp < 2 * top)])])  # its peaks too, but not those of a run that diverges
+    measured = np.isfinite(sharp)
+    top = 1.6 * max(2 / eta, float(np.median(sharp[measured])) if measured.any() else 0.0)
+    top = max(
+        [top, *(1.1 * sharp[measured & (sharp < 2 * top)])]
+    )  # its peaks too, but not those of a run that diverges
     axes.plot(step, along, ".", color=figures.LINE, markersize=3.5, label="$K_t$, from the trace alone")
-    axes.plot(step[known], sharp[known], "-", marker="D", color="#CC79A7", markersize=4, linewidth=1.0,
-              label=f"sharpness, every {run.configuration.sharpness_every} steps")  # fmt: skip
+    axes.plot(
+        step[measured],
+        sharp[measured],
+        "-",
+        marker="D",
+        color="#CC79A7",
+        markersize=4,
+        linewidth=1.0,
+        label=f"sharpness, every {run.configuration.sharpness_every} steps",
+    )
     axes.axhline(2 / eta, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
-    axes.annotate(f"$2/\\eta = {2 / eta:.3g}$:\nedge of stability", (1, 2 / eta), xytext=(5, 0), va="center",
-                  xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8)  # fmt: skip
-    hidden = int(np.count_nonzero(along > top) + np.count_nonzero(along < -0.1 * top))
+    axes.annotate(
+        f"$2/\\eta = {2 / eta:.3g}$:\nedge of stability",
+        (1, 2 / eta),
+        xytext=(5, 0),
+        va="center",
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        fontsize=8,
+    )
+    n_outside = int(np.count_nonzero(along > top) + np.count_nonzero(along < -0.1 * top))
     axes.set_ylim(-0.1 * top, top)
-    axes.legend(loc="upper left", title=f"{hidden} values of $K_t$ lie outside" if hidden else None)
+    axes.legend(loc="upper left", title=f"{n_outside} values of $K_t$ lie outside" if n_outside else None)
 
 
 FIGURE = Reproduction(
@@ -131,6 +157,3 @@ FIGURE = Reproduction(
         "gradient t+1 is labelled so, since that is the gradient at the end of step t."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

@@ -1,4 +1,4 @@
-"""B2: kinks: where the gradient changes by nearly as much over a short step as over a long one.
+"""B2: where the gradient changes by nearly as much over a short step as over a long one: kinks.
 
 Two convolutional networks, one with ReLU and one with GELU in its place, are trained alike by plain full-batch gradient
 descent. From the middle of its longest zigzag stretch, or from its end if there is none, each goes on at the rate
@@ -12,31 +12,27 @@ each restart, and
 gives the exponent p, from the two smallest rates: 1 for bounded curvature, 0 where the change is the same at both. The
 statistic of a seed is p with GELU less p with ReLU.
 
-    python reproductions/b2_kinks.py
+    python -m reproductions b2
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from fastgeom import figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.restarts import DIVISIONS, key, late_change, with_restarts
 from reproductions.common.settings import reference
-from reproductions.common.spread import plot_seeds, plot_strips, say
+from reproductions.common.spread import note_missing, plot_seeds, plot_strips
 
 NETWORKS = {"cnn": "ReLU", "cnn-gelu": "GELU"}
-AFTER: dict[Effort, int] = {"quick": 4, "default": 100, "full": 100}
+LENGTH: dict[Effort, int] = {"quick": 4, "default": 100, "full": 100}
 """Steps at the parent's rate that take as long as each restart."""
 
 FITTED = DIVISIONS[-2:]
@@ -50,7 +46,7 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     shared = reference(effort, seed, "cnn", "digits", checkpoint_every=5)
     planned: dict[str, Configuration] = {}
     for network, activation in NETWORKS.items():
-        planned |= with_restarts(activation, replace(shared, network=network), AFTER[effort])
+        planned |= with_restarts(activation, replace(shared, network=network), LENGTH[effort])
     return planned
 
 
@@ -61,10 +57,10 @@ def changes(runs: Runs, activation: str) -> list[float]:
 
 def exponent(runs: Runs, activation: str) -> float:
     """p of change ~ rate^p; NaN where a restart is too short."""
-    found = np.log(changes(runs, activation)[-len(FITTED) :])
-    if not np.isfinite(found).all():
+    log_changes = np.log(changes(runs, activation)[-len(FITTED) :])
+    if not np.isfinite(log_changes).all():
         return float("nan")
-    return -float(np.diff(found)[0] / np.diff(np.log(FITTED))[0])
+    return -float(np.diff(log_changes)[0] / np.diff(np.log(FITTED))[0])
 
 
 def measure(runs: Runs, theta: float) -> float:
@@ -85,16 +81,25 @@ def draw(figure: SubFigure, results: Results) -> None:
 def draw_along(axes: Axes, runs: Runs) -> None:
     """The change of every step of the restarts with the smallest rate."""
     finest = DIVISIONS[-1]
-    axes.set(title=f"Restarts at $\\eta$ / {finest:g}, first seed", xlabel="steps after the restart",
-             ylabel=f"change of the gradient\n{CHANGE}")  # fmt: skip
-    for name, look in zip(NETWORKS.values(), figures.CYCLE, strict=False):
+    axes.set(
+        title=f"Restarts at $\\eta$ / {finest:g}, first seed",
+        xlabel="steps after the restart",
+        ylabel=f"change of the gradient\n{CHANGE}",
+    )
+    for name, style in zip(NETWORKS.values(), figures.CYCLE, strict=False):
         run = runs[key(name, finest)]
         change = np.sqrt(run.trace.diff_sq[: run.end] / run.trace.grad_sq[: run.end])
         if np.isfinite(change).any():
-            axes.plot(run.trace.step[: run.end], change, color=look["color"], linestyle=look["linestyle"],
-                      linewidth=1.0, label=name)  # fmt: skip
+            axes.plot(
+                run.trace.step[: run.end],
+                change,
+                color=style["color"],
+                linestyle=style["linestyle"],
+                linewidth=1.0,
+                label=name,
+            )
     if not axes.lines:
-        say(axes, "too short: no two adjacent steps measured", "both")
+        note_missing(axes, "too short: no two adjacent steps measured", "both")
         return
     axes.set_yscale("log")
     axes.margins(x=0.01)
@@ -105,14 +110,18 @@ def draw_changes(axes: Axes, seeds: list[Runs]) -> None:
     """The late change against the rate, beside a line of exponent 1."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(DIVISIONS, [f"$\\eta$ / {division:g}" for division in DIVISIONS])
-    axes.set(title="Change over a step, median of the second half", xlabel="rate after the restart", xlim=(1.3, 11.5),
-             ylabel=CHANGE)  # fmt: skip
+    axes.set(
+        title="Change over a step, median of the second half",
+        xlabel="rate after the restart",
+        xlim=(1.3, 11.5),
+        ylabel=CHANGE,
+    )
     drawn = [
-        plot_seeds(axes, DIVISIONS, [changes(runs, name) for runs in seeds], look, label=name)
-        for name, look in zip(NETWORKS.values(), figures.CYCLE, strict=False)
+        plot_seeds(axes, DIVISIONS, [changes(runs, name) for runs in seeds], style, label=name)
+        for name, style in zip(NETWORKS.values(), figures.CYCLE, strict=False)
     ]
     if not any(drawn):
-        say(axes, "too short: no two adjacent steps measured")
+        note_missing(axes, "too short: no two adjacent steps measured")
         return
     axes.set_yscale("log")
     guide = [axes.get_ylim()[1] / 2 * DIVISIONS[0] / division for division in DIVISIONS]
@@ -139,6 +148,3 @@ FIGURE = Reproduction(
         "P5 and P10 show."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

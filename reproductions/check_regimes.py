@@ -1,9 +1,9 @@
-"""An independent check of c_t and the regimes: plain numpy over saved gradients, against the trace and the analysis.
+"""Check c_t and the regimes against plain numpy over saved gradients.
 
 A short run keeps every gradient. c_t and the labels are computed from these in float64 with numpy alone, and compared
 with ``trace.lag_cosine`` and ``fastgeom.analysis.classify``. The exit status is 1 where they do not agree.
 
-    python reproductions/check_regimes.py
+    python -m reproductions check-regimes
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 
 from reproductions.common.arguments import OneLineParser, positive_integer, seed_number
@@ -22,6 +20,7 @@ from reproductions.common.configuration import Configuration
 from reproductions.common.pool import finish
 from reproductions.common.runs import RunError, find
 
+PROGRAM = "python -m reproductions check-regimes"
 THETA = 0.9
 TOLERANCE = 1e-6
 """Of c_t. The trace adds up float32 gradients; rounding leaves a few 1e-8. A label whose c_t lies nearer to the
@@ -41,22 +40,22 @@ def plain_regimes(gradients: np.ndarray, theta: float = THETA) -> tuple[np.ndarr
 
 
 def compare(cosine: np.ndarray, labels: np.ndarray, gradients: np.ndarray) -> list[str]:
-    """Say how the library's c_t and labels differ from plain numpy's: one line each, none where they agree."""
+    """List how the library's c_t and labels differ from plain numpy's, a line each; none where they agree."""
     plain_cosine, plain_labels = plain_regimes(gradients)
-    wrong = []
+    differences = []
     if not np.array_equal(np.isnan(cosine), np.isnan(plain_cosine)):
-        wrong.append("c_t is unknown at different steps")
+        differences.append("c_t is unknown at different steps")
     elif largest_difference(cosine, plain_cosine) > TOLERANCE:
-        wrong.append(f"c_t differs by {largest_difference(cosine, plain_cosine):.2g}, more than {TOLERANCE:g}")
-    near = np.abs(np.abs(plain_cosine) - THETA) < TOLERANCE
-    undecidable = near | np.roll(near, 1) | np.roll(near, -1)
+        differences.append(f"c_t differs by {largest_difference(cosine, plain_cosine):.2g}, more than {TOLERANCE:g}")
+    is_near_threshold = np.abs(np.abs(plain_cosine) - THETA) < TOLERANCE
+    undecidable = is_near_threshold | np.roll(is_near_threshold, 1) | np.roll(is_near_threshold, -1)
     for step in np.flatnonzero((labels != plain_labels) & ~undecidable):
-        wrong.append(f"step {step}: label {labels[step]:+d}, plain numpy says {plain_labels[step]:+d}")
-    return wrong
+        differences.append(f"step {step}: label {labels[step]:+d}, plain numpy says {plain_labels[step]:+d}")
+    return differences
 
 
 def largest_difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Largest absolute difference where both are known; 0 where nothing is."""
+    """Largest absolute difference where both are finite; 0 where neither is."""
     both = np.isfinite(one) & np.isfinite(other)
     return float(np.max(np.abs(one - other)[both], initial=0.0))
 
@@ -64,38 +63,48 @@ def largest_difference(one: np.ndarray, other: np.ndarray) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, compare, print; the exit status is 0, 1 where the two disagree, 2 for what cannot be used."""
     options = parse(arguments)
-    configuration = Configuration(data="digits", n_examples=300, network="cnn", lr=0.3, steps=options.steps,
-                                  seed=options.seed, loss="mse", keep_gradients=True)  # fmt: skip
+    configuration = Configuration(
+        data="digits",
+        n_examples=300,
+        network="cnn",
+        lr=0.3,
+        steps=options.steps,
+        seed=options.seed,
+        loss="mse",
+        keep_gradients=True,
+    )
     try:
         finish([configuration], options.runs, workers=1)
         run = find(configuration, options.runs)
         assert run is not None
         cosine, labels, gradients = run.cosine, run.labels(THETA), run.arrays["gradients"][: run.end]
     except (RunError, OSError) as error:
-        print(f"check_regimes.py: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    wrong = compare(cosine, labels, gradients)
-    counts = ", ".join(f"{np.count_nonzero(labels == label)} {name}"
-                       for name, label in (("smooth", 1), ("mixed", 0), ("zigzag", -1)))  # fmt: skip
+    differences = compare(cosine, labels, gradients)
+    counts = ", ".join(
+        f"{np.count_nonzero(labels == label)} {name}" for name, label in (("smooth", 1), ("mixed", 0), ("zigzag", -1))
+    )
     difference = largest_difference(cosine, plain_regimes(gradients)[0])
     print(
         f"{len(cosine)} steps ({counts}) of {run.n_parameters:,} parameters: largest difference of c_t {difference:.2g}"
     )
-    print("\n".join(wrong) if wrong else "All labels agree.")
-    return 1 if wrong else 0
+    print("\n".join(differences) if differences else "All labels agree.")
+    return 1 if differences else 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = OneLineParser(prog="check_regimes.py", description="c_t and regimes against plain numpy.")
+    parser = OneLineParser(prog=PROGRAM, description="c_t and regimes against plain numpy.")
     parser.add_argument("--steps", type=positive_integer, default=120, metavar="N", help="default: %(default)s")
     parser.add_argument("--seed", type=seed_number, default=0, metavar="N", help="default: %(default)s")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER",
-                        help="where the run is kept and looked for (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="FOLDER",
+        help="where the run is stored and looked for (default: %(default)s)",
+    )
     return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

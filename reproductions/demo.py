@@ -1,10 +1,10 @@
-"""The demo: one run, its picture and its table; both geometries at one constant learning rate.
+"""Train one network at a constant rate, measure every step, and draw and tabulate both geometries.
 
 A small convolutional network is trained by plain full-batch gradient descent on real images. Every step is measured:
 the correlation of each gradient with the 32 before it, overall and per layer, and the curvature met by the update. The
 result is a trace, a picture and a table. The settings are ours: those of the paper are not known.
 
-    python reproductions/demo.py --data digits --steps 400
+    python -m reproductions demo --data digits --steps 400
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded; see reproductions/README.md
 
 import numpy as np
@@ -31,10 +30,11 @@ from reproductions.common.data import IMAGES, MOST_EXAMPLES, DataNotFoundError, 
 from reproductions.common.descent import MICRO_BATCH, add_full_batch_gradient
 from reproductions.common.shares import DEFINITIONS
 
+PROGRAM = "python -m reproductions demo"
 WINDOW = 32
 THETA = 0.9
 LEARNING_RATES = {"digits": 0.1, "mnist5k": 0.05, "cifar10": 0.05}
-"""At these the run reaches the edge of stability early and stays near it."""
+"""Rates at which the run reaches the edge of stability early and stays near it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,14 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         data = load(options.data, options.images)
         model = models.build("cnn", data, options.seed)
-        settings = say_settings(data, model, options)
+        settings = describe_run(data, model, options)
         print(settings)
         interrupted = not descend(model, data, options, trace_path)
         trace = fastgeom.open_trace(trace_path)
         title = "Two geometries of training: smooth and zigzag"
         figures.draw_run(trace, THETA, title=title, caption=settings).savefig(figure_path, dpi=150)
     except (DataNotFoundError, OSError) as error:
-        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted: nothing is drawn.", file=sys.stderr)
@@ -115,32 +115,34 @@ def tabulate(trace: Any) -> str:
     return "\n".join(lines)
 
 
-def say_settings(data: Examples, model: torch.nn.Module, options: argparse.Namespace) -> str:
-    """What was trained, how, and on what, for the figure and the terminal."""
-    pieces = -(-len(data) // MICRO_BATCH)
+def describe_run(data: Examples, model: torch.nn.Module, options: argparse.Namespace) -> str:
+    """Describe data, network and optimiser, for the figure and the terminal."""
+    n_passes = -(-len(data) // MICRO_BATCH)
     return (
         f"{describe(options.data, len(data))}, cross-entropy · {models.describe('cnn')}; "
         f"{models.count_parameters(model):,} parameters\n"
-        f"full-batch gradient descent ({pieces} micro-batch{'es' if pieces > 1 else ''} a step), "
+        f"full-batch gradient descent ({n_passes} micro-batch{'es' if n_passes > 1 else ''} a step), "
         f"constant η = {options.lr:g}, no momentum · seed {options.seed} · settings are ours, not the paper's"
     )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; every default shows both regimes."""
-    parser = OneLineParser(prog=Path(__file__).name, description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog=PROGRAM, description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=IMAGES, default="mnist5k", help="images to train on (default: mnist5k)")
-    parser.add_argument("--images", type=positive_integer, default=MOST_EXAMPLES, metavar="N",
-                        help="how many of them at most (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--images",
+        type=positive_integer,
+        default=MOST_EXAMPLES,
+        metavar="N",
+        help="how many of them at most (default: %(default)s)",
+    )
     parser.add_argument("--steps", type=positive_integer, default=700, metavar="N", help="default: %(default)s")
     parser.add_argument("--lr", type=positive_number, metavar="X", help="default: 0.1 for digits, else 0.05")
-    parser.add_argument("--seed", type=seed_number, default=0, metavar="S",
-                        help="of the initialisation (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--seed", type=seed_number, default=0, metavar="S", help="of the initialisation (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="default: %(default)s")
     options = parser.parse_args(arguments)
     options.lr = options.lr or LEARNING_RATES[options.data]
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(main())

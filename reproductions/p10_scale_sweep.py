@@ -1,4 +1,4 @@
-"""P10: at which scale zigzag lives: the gradient along minus the gradient, from steps far below η to far above.
+"""P10: at which scale zigzag lives: gradients along -g, from far below the step of training to far above.
 
 A convolutional network is trained by plain full-batch gradient descent; its parameters are kept every few steps. At up
 to three points of its smooth stretches and three of its zigzag ones the gradient g(x) is compared with the gradient at
@@ -7,30 +7,25 @@ fractal, the reversal would be found at scales far below the step; a smooth loss
 cosine +1 up to about s = 1/K and -1 beyond. The statistic of a seed is the share of its zigzag points at which the
 cosine is below 0 at s = η/10.
 
-    python reproductions/p10_scale_sweep.py
+    python -m reproductions p10
 """
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from fastgeom import figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.settings import reference
-from reproductions.common.spread import plot_strips, say
+from reproductions.common.spread import note_missing, plot_strips
 from reproductions.common.sweeps import SCALES, Point, sweeps
 
-EVERY = {"quick": 1, "default": 2, "full": 50}
-"""Steps between two kept copies of the parameters; those of VGG-11 are large."""
+CHECKPOINT_EVERY = {"quick": 1, "default": 2, "full": 50}
+"""Steps between two stored copies of the parameters; those of VGG-11 are large."""
 
 TENTH = int(np.argmin(abs(SCALES - 0.1)))
 STYLES = {"smooth": "-", "zigzag": "--"}
@@ -38,7 +33,7 @@ STYLES = {"smooth": "-", "zigzag": "--"}
 
 def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     """One run a seed, with checkpoints."""
-    return {"run": reference(effort, seed, checkpoint_every=EVERY[effort])}
+    return {"run": reference(effort, seed, checkpoint_every=CHECKPOINT_EVERY[effort])}
 
 
 def measure(runs: Runs, theta: float) -> float:
@@ -54,23 +49,35 @@ def draw(figure: SubFigure, results: Results) -> None:
     points = [point for runs in results.runs.values() for point in sweeps(runs["run"], results.theta)]
     axes = below.subplots()
     axes.set_xscale("log")
-    far = SCALES[-1]
-    groups = {regime: [min(point.crossing, far) for point in points if point.regime == regime] for regime in STYLES}
-    plot_strips(axes, {f"{regime}\n{len(values)} points": values for regime, values in groups.items()},
-                [figures.COLOURS[regime] for regime in groups], middle="median")  # fmt: skip
+    largest_scale = SCALES[-1]
+    groups = {
+        regime: [min(point.crossing, largest_scale) for point in points if point.regime == regime] for regime in STYLES
+    }
+    plot_strips(
+        axes,
+        {f"{regime}\n{len(values)} points": values for regime, values in groups.items()},
+        [figures.COLOURS[regime] for regime in groups],
+        middle="median",
+    )
     axes.axvline(1, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
-    never = sum(point.crossing > far for point in points)
-    axes.set(title="Where the cosine crosses zero, points of all seeds, medians as bars"
-             + (f"; {never} at {far:g} have not crossed by there" if never else ""),
-             xlabel=r"$s_0\,/\,\eta$, scale of the first crossing (no unit; 1 is the step)")  # fmt: skip
+    n_uncrossed = sum(point.crossing > largest_scale for point in points)
+    axes.set(
+        title="Where the cosine crosses zero, points of all seeds, medians as bars"
+        + (f"; {n_uncrossed} at {largest_scale:g} have not crossed by there" if n_uncrossed else ""),
+        xlabel=r"$s_0\,/\,\eta$, scale of the first crossing (no unit; 1 is the step)",
+    )
 
 
 def draw_sweeps(axes: Axes, points: tuple[Point, ...], eta: float) -> None:
     """One curve a point."""
-    axes.set(xlabel=r"$s\,/\,\eta$, scale in steps (no unit)", ylabel=r"$\cos(g(x),\, g(x - s\,g))$", ylim=(-1.1, 1.1),
-             title="The gradient at $x$ and at a distance along it, first seed; every curve one point $x$")  # fmt: skip
+    axes.set(
+        xlabel=r"$s\,/\,\eta$, scale in steps (no unit)",
+        ylabel=r"$\cos(g(x),\, g(x - s\,g))$",
+        ylim=(-1.1, 1.1),
+        title="The gradient at $x$ and at a distance along it, first seed; every curve one point $x$",
+    )
     if not points:
-        say(axes, "too short: no kept point lies inside of a smooth or zigzag stretch", "x")
+        note_missing(axes, "too short: no kept point lies inside of a smooth or zigzag stretch", "x")
         return
     axes.set(xscale="log", xlim=(SCALES[0] / 1.1, SCALES[-1] * 1.1))
     axes.axhline(0, color=figures.LINE, linewidth=0.7)
@@ -81,8 +88,16 @@ def draw_sweeps(axes: Axes, points: tuple[Point, ...], eta: float) -> None:
     for point in points:
         text = f"{point.regime}, step {point.step}"
         text += f": 1/K = {1 / (point.curvature * eta):.3g} η" if point.curvature > 0 else ": K < 0"
-        axes.plot(SCALES, point.cosine, color=figures.COLOURS[point.regime], linestyle=STYLES[point.regime],
-                  marker=next(markers[point.regime]), markersize=4, linewidth=1.1, label=text)  # fmt: skip
+        axes.plot(
+            SCALES,
+            point.cosine,
+            color=figures.COLOURS[point.regime],
+            linestyle=STYLES[point.regime],
+            marker=next(markers[point.regime]),
+            markersize=4,
+            linewidth=1.1,
+            label=text,
+        )
         if np.isfinite(point.crossing):
             axes.plot(point.crossing, 0, "o", markersize=9, markerfacecolor="none", color=figures.INK)
     axes.plot([], [], "o", markersize=9, markerfacecolor="none", color=figures.INK, label="crosses zero")
@@ -107,6 +122,3 @@ FIGURE = Reproduction(
         "directions would not show. Beyond s = η the curve says what larger steps would have met."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

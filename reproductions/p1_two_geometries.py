@@ -4,22 +4,17 @@ A convolutional network is trained by plain full-batch gradient descent at one c
 compared with the one before: c_t near +1 is smooth, c_t near -1 zigzag. The statistic of a seed is the smaller of the
 two regimes' shares of the steps, so that one large share cannot stand for both.
 
-    python reproductions/p1_two_geometries.py
+    python -m reproductions p1
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from matplotlib.figure import SubFigure
 
 from fastgeom import analysis, figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.settings import reference
 
 
@@ -42,13 +37,28 @@ def draw(figure: SubFigure, results: Results) -> None:
     for regime, hatch in zip(analysis.REGIMES, ("", "", "///"), strict=True):
         shares = {seed: runs["run"].share(regime, results.theta) for seed, runs in results.runs.items()}
         names = [f"seed {seed}" for seed in shares]
-        axes.barh(names, list(shares.values()), left=list(left.values()), color=figures.COLOURS[regime],
-                  hatch=hatch, edgecolor="white", height=0.7)  # fmt: skip
+        axes.barh(
+            names,
+            list(shares.values()),
+            left=list(left.values()),
+            color=figures.COLOURS[regime],
+            hatch=hatch,
+            edgecolor="white",
+            height=0.7,
+        )
         for seed, share in shares.items():
             if share > 0.05:
                 patch = {"facecolor": figures.COLOURS[regime], "pad": 1, "linewidth": 0}
-                axes.text(left[seed] + share / 2, f"seed {seed}", f"{regime} {share:.0%}", ha="center", va="center",
-                          color="white", fontsize=8, bbox=patch)  # fmt: skip
+                axes.text(
+                    left[seed] + share / 2,
+                    f"seed {seed}",
+                    f"{regime} {share:.0%}",
+                    ha="center",
+                    va="center",
+                    color="white",
+                    fontsize=8,
+                    bbox=patch,
+                )
             left[seed] += share
     axes.set(xlim=(0, 1), xlabel="share of the steps")
     axes.invert_yaxis()
@@ -66,6 +76,3 @@ FIGURE = Reproduction(
     draw=draw,
     size=(10.0, 10.0),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

@@ -5,29 +5,25 @@ at one constant rate of its own. A cell, a network on a data set, counts where s
 2 % of its steps each. The statistic of a seed is the share of the cells that count; a run that diverges before it has
 two gradients to compare does not.
 
-    python reproductions/p2_networks.py
+    python -m reproductions p2
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 
 from fastgeom import figures
 from reproductions import p1_two_geometries
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 
-LEAST = 0.02
+LEAST_SHARE = 0.02
 """Share of the steps that each regime has to hold for a cell to count."""
 
 COLUMNS = 3
@@ -47,8 +43,8 @@ CELLS = {
 
 def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     """One run a cell, named "network on data set" after what is trained."""
-    chosen = [reference(effort, seed, network, data) for network, data in CELLS[effort]]
-    return {f"{c.network} on {c.data}": c for c in chosen}
+    configurations = [reference(effort, seed, network, data) for network, data in CELLS[effort]]
+    return {f"{c.network} on {c.data}": c for c in configurations}
 
 
 def least_share(run: TrainingRun, theta: float) -> float:
@@ -61,7 +57,7 @@ def measure(runs: Runs, theta: float) -> float:
     shares = [least_share(run, theta) for run in runs.values()]
     if not any(map(math.isfinite, shares)):
         return math.nan
-    return sum(share >= LEAST for share in shares) / len(shares)
+    return sum(share >= LEAST_SHARE for share in shares) / len(shares)
 
 
 def draw(figure: SubFigure, results: Results) -> None:
@@ -70,7 +66,7 @@ def draw(figure: SubFigure, results: Results) -> None:
     panels = figure.subplots(rows, COLUMNS, sharey=True, squeeze=False)
     for axes, (cell, run) in zip(panels.flat, results.first.items(), strict=False):
         figures.plot_adjacent_cosine(axes, run.trace, results.theta)
-        count = sum(least_share(runs[cell], results.theta) >= LEAST for runs in results.runs.values())
+        count = sum(least_share(runs[cell], results.theta) >= LEAST_SHARE for runs in results.runs.values())
         axes.set_title(f"{cell}, η = {run.configuration.lr:.3g}\nboth regimes in {count} of {len(results.runs)} seeds")
         axes.set_ylabel("")
         if run.end < 2:
@@ -79,8 +75,11 @@ def draw(figure: SubFigure, results: Results) -> None:
         axes.set_ylabel("correlation $c_t$")
     for axes in panels.flat[len(results.first) :]:
         axes.set_axis_off()
-    rules = {"smooth": rf"$c_t > {results.theta:g}$, pale ground", "mixed": "white ground",
-             "zigzag": rf"$c_t < -{results.theta:g}$, hatched ground"}  # fmt: skip
+    rules = {
+        "smooth": rf"$c_t > {results.theta:g}$, pale ground",
+        "mixed": "white ground",
+        "zigzag": rf"$c_t < -{results.theta:g}$, hatched ground",
+    }
     handles = [
         Line2D([], [], linestyle="", marker=".", color=figures.COLOURS[regime], label=f"{regime}: {rule}")
         for regime, rule in rules.items()
@@ -104,6 +103,3 @@ FIGURE = Reproduction(
         "the edge of stability within the run."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

@@ -1,4 +1,4 @@
-"""P3: every gradient of a window against every other: a block of +1 where training is smooth, a checkerboard in zigzag.
+"""P3: all pairs of gradients in a window: a block of +1 where training is smooth, a checkerboard in zigzag.
 
 Of each regime the window of 16 steps with most of them in that regime is taken, and C_ij, the correlations of all its
 gradients, are averaged off the diagonal: as they are in the smooth window, with the sign (-1)^(i - j) of a checkerboard
@@ -8,17 +8,13 @@ by the correlation of neighbours alone, and gradients that remember nothing but 
 run: exact, since every gradient is kept, and estimated from sketches of 4,096 numbers a step, with the estimate's error
 over the standard error predicted for it.
 
-    python reproductions/p3_windows.py
+    python -m reproductions p3
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,12 +22,12 @@ from matplotlib.figure import SubFigure
 from matplotlib.patches import Rectangle
 
 from fastgeom import analysis, figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
-from reproductions.common.spread import say
+from reproductions.common.spread import note_missing
 
 SIZE = 16
 """Steps in a window."""
@@ -57,11 +53,11 @@ def densest(run: TrainingRun, regime: str, theta: float) -> tuple[int, int] | No
 
 def order(run: TrainingRun, regime: str, theta: float) -> float:
     """Mean correlation off the diagonal of a regime's window, signed as a checkerboard for zigzag; NaN without one."""
-    found = densest(run, regime, theta)
-    if found is None:
+    window = densest(run, regime, theta)
+    if window is None:
         return math.nan
     trace = run.trace
-    cosine = analysis.window_cosine(trace.lag_dot, trace.grad_sq, found[1] - 1, size=SIZE)
+    cosine = analysis.window_cosine(trace.lag_dot, trace.grad_sq, window[1] - 1, size=SIZE)
     row, column = np.triu_indices(SIZE, 1)
     sign = (-1.0) ** (row - column) if regime == "zigzag" else 1.0
     return float(np.mean(sign * cosine[row, column]))
@@ -84,7 +80,7 @@ def draw(figure: SubFigure, results: Results) -> None:
     error.set_title("e   error of the sketch")
     if run.end < 4:
         for axes in (exact, sketched, error):
-            say(axes, "too short: fewer than four gradients", "both")
+            note_missing(axes, "too short: fewer than four gradients", "both")
         return
     truth = analysis.window_cosine(run.trace.lag_dot, run.trace.grad_sq, run.end - 1, size=run.end)
     estimate = analysis.sketch_cosine(run.sketches.sketch[: run.end])
@@ -112,19 +108,29 @@ def _draw_error(axes: Axes, estimate: analysis.SketchCosine, truth: np.ndarray) 
     """Histogram of the errors in units of the standard errors predicted, beside the normal curve."""
     pairs = np.triu_indices(len(truth), 1)
     error, predicted = (estimate.cosine - truth)[pairs], estimate.error[pairs]
-    chosen = np.isfinite(error) & (predicted > LEAST_ERROR)
-    if not chosen.any():
-        say(axes, "all pairs too close to ±1 to err", "both")
+    is_resolved = np.isfinite(error) & (predicted > LEAST_ERROR)
+    if not is_resolved.any():
+        note_missing(axes, "all pairs too close to ±1 to err", "both")
         return
-    score = error[chosen] / predicted[chosen]
+    score = error[is_resolved] / predicted[is_resolved]
     bins = np.linspace(-5, 5, 51)
-    axes.hist(np.clip(score, -5, 5), bins, density=True, color=figures.COLOURS["smooth"],
-              label=f"{len(score):,} pairs $s < t$")  # fmt: skip
-    axes.plot(bins, np.exp(-(bins**2) / 2) / math.sqrt(2 * math.pi), color=figures.INK, linestyle="--",
-              label="standard normal")  # fmt: skip
+    axes.hist(
+        np.clip(score, -5, 5),
+        bins,
+        density=True,
+        color=figures.COLOURS["smooth"],
+        label=f"{len(score):,} pairs $s < t$",
+    )
+    axes.plot(
+        bins,
+        np.exp(-(bins**2) / 2) / math.sqrt(2 * math.pi),
+        color=figures.INK,
+        linestyle="--",
+        label="standard normal",
+    )
     axes.set(xlabel=r"error / predicted, $(\hat c_{st} - c_{st}) / \sigma_{st}$", ylabel="density")
     axes.set_title(
-        f"e   error of the sketch: RMS {np.sqrt(np.mean(error[chosen] ** 2)):.4f},\n"
+        f"e   error of the sketch: RMS {np.sqrt(np.mean(error[is_resolved] ** 2)):.4f},\n"
         f"     {np.sqrt(np.mean(score**2)):.2f} times the one predicted"
     )
     axes.set_box_aspect(1)
@@ -164,6 +170,3 @@ FIGURE = Reproduction(
         "their errors hang together: the histogram is no sample of the normal curve, only as wide."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

@@ -10,16 +10,12 @@ is the width of the longest row of neighbouring rates that count, in decades, av
 The predicted range is that of the edge of stability: rates with 2/η below the largest sharpness (Hessian eigenvalue)
 along the run of the smallest rate, which stands for the gradient flow.
 
-    python reproductions/p4_learning_rates.py
+    python -m reproductions p4
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,13 +23,13 @@ from matplotlib.figure import SubFigure
 
 from fastgeom import analysis, figures
 from reproductions.common.caption import LOSSES
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.shares import oscillating_share
-from reproductions.common.spread import known_mean, plot_seeds, say
+from reproductions.common.spread import finite_mean, note_missing, plot_seeds
 
 RATES: dict[Effort, tuple[float, ...]] = {
     "quick": (0.05, 0.1, 0.2),
@@ -44,7 +40,7 @@ TIME: dict[Effort, float] = {"quick": 1.5, "default": 80.0, "full": 20.0}
 """Rate times steps."""
 
 N_EXAMPLES = 300
-LEAST = 0.05
+LEAST_SHARE = 0.05
 """Share of zigzag steps from which on a rate counts."""
 
 BLOWN_UP = 100
@@ -75,22 +71,22 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     }
 
 
-def of_loss(runs: Runs, loss: str) -> list[TrainingRun]:
+def runs_with_loss(runs: Runs, loss: str) -> list[TrainingRun]:
     """The runs with one loss, the smallest rate first."""
     return sorted((r for r in runs.values() if r.configuration.loss == loss), key=lambda r: r.configuration.lr)
 
 
 def counts(run: TrainingRun, theta: float) -> bool:
     """Whether a run both learns and zigzags."""
-    return run.share("zigzag", theta) >= LEAST and learns(run)
+    return run.share("zigzag", theta) >= LEAST_SHARE and learns(run)
 
 
 def decades(runs: list[TrainingRun], theta: float) -> float:
     """Decades that the longest row of rates that count covers; 0 without one, NaN where all runs are too short."""
     if not any(math.isfinite(run.share("zigzag", theta)) for run in runs):
         return math.nan
-    place = np.log10([run.configuration.lr for run in runs])
-    edges = np.concatenate([place[:1], (place[1:] + place[:-1]) / 2, place[-1:]])
+    log_rate = np.log10([run.configuration.lr for run in runs])
+    edges = np.concatenate([log_rate[:1], (log_rate[1:] + log_rate[:-1]) / 2, log_rate[-1:]])
     rows = [row for row in analysis.stretches([counts(run, theta) for run in runs]) if row.label]
     return max((float(edges[row.stop] - edges[row.start]) for row in rows), default=0.0)
 
@@ -102,7 +98,7 @@ def learns(run: TrainingRun) -> bool:
 
 def measure(runs: Runs, theta: float) -> float:
     """Decades of learning rate over which zigzag appears, mean of the two losses."""
-    return float(np.mean([decades(of_loss(runs, loss), theta) for loss in LOSSES]))
+    return float(np.mean([decades(runs_with_loss(runs, loss), theta) for loss in LOSSES]))
 
 
 def largest_sharpness(run: TrainingRun) -> float:
@@ -121,7 +117,7 @@ def draw(figure: SubFigure, results: Results) -> None:
     """Shares above, the loss at the end below, one column a loss."""
     panels = figure.subplots(2, len(LOSSES), sharex="col", sharey="row", height_ratios=(3, 2))
     for column, (loss, name) in zip(panels.T, LOSSES.items(), strict=True):
-        sweeps = [of_loss(runs, loss) for runs in results.runs.values()]
+        sweeps = [runs_with_loss(runs, loss) for runs in results.runs.values()]
         _draw_shares(column[0], sweeps, results.theta)
         column[0].set_title(f"Share of the steps, {name}")
         _draw_losses(column[1], sweeps)
@@ -130,8 +126,8 @@ def draw(figure: SubFigure, results: Results) -> None:
     panels[1, 0].set_ylabel("loss $f_T$")
     handles = {}
     for axes in panels.flat:
-        drawn, labels = axes.get_legend_handles_labels()
-        handles |= dict(zip(labels, drawn, strict=True))
+        artists, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, artists, strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
 
 
@@ -147,17 +143,29 @@ def _draw_shares(axes: Axes, sweeps: list[list[TrainingRun]], theta: float) -> N
     zigzag_label = rf"zigzag: $c_t < -{theta:g}$"
     plot_seeds(axes, rates, negative, figures.CYCLE[0], label="oscillating: $c_t < 0$", shift=1.06)
     if not plot_seeds(axes, rates, zigzag, figures.CYCLE[1], label=zigzag_label, shift=1 / 1.06):
-        say(axes, "too short: no two adjacent steps measured")
-    chosen = [(run.configuration.lr / 1.06, run.share("zigzag", theta)) for sweep in sweeps for run in sweep
-              if counts(run, theta)]  # fmt: skip
+        note_missing(axes, "too short: no two adjacent steps measured")
+    counted = [
+        (run.configuration.lr / 1.06, run.share("zigzag", theta))
+        for sweep in sweeps
+        for run in sweep
+        if counts(run, theta)
+    ]
     style = figures.CYCLE[1]
-    axes.plot(*zip(*chosen, strict=True) if chosen else ([], []), linestyle="none", marker=style["marker"],
-              color=style["color"], markersize=4, label="filled: counts, since the loss has halved too")  # fmt: skip
-    axes.axhline(LEAST, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)), label=f"{LEAST:.0%} of the steps")
+    axes.plot(
+        *zip(*counted, strict=True) if counted else ([], []),
+        linestyle="none",
+        marker=style["marker"],
+        color=style["color"],
+        markersize=4,
+        label="filled: counts, since the loss has halved too",
+    )
+    axes.axhline(
+        LEAST_SHARE, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)), label=f"{LEAST_SHARE:.0%} of the steps"
+    )
 
 
 def _shade_prediction(axes: Axes, sweeps: list[list[TrainingRun]]) -> None:
-    largest = float(known_mean([largest_sharpness(sweep[0]) for sweep in sweeps]))
+    largest = float(finite_mean([largest_sharpness(sweep[0]) for sweep in sweeps]))
     edge = 2 / largest if largest > 0 else math.inf
     low, high = axes.get_xlim()
     if edge < high:
@@ -174,8 +182,15 @@ def _draw_losses(axes: Axes, sweeps: list[list[TrainingRun]]) -> None:
     for rate, at_rate in zip(rates, np.isnan(losses).T, strict=True):
         if at_rate.any():
             axes.plot(rate, 0.9, "x", transform=axes.get_xaxis_transform(), color=figures.INK)
-            axes.text(rate, 0.86, f"{np.count_nonzero(at_rate)}/{len(at_rate)}", ha="center", va="top", fontsize=7,
-                      transform=axes.get_xaxis_transform())  # fmt: skip
+            axes.text(
+                rate,
+                0.86,
+                f"{np.count_nonzero(at_rate)}/{len(at_rate)}",
+                ha="center",
+                va="top",
+                fontsize=7,
+                transform=axes.get_xaxis_transform(),
+            )
     axes.plot([], [], "x", color=figures.INK, label=f"so many ended at {BLOWN_UP} times the first loss or more")
 
 
@@ -200,6 +215,3 @@ FIGURE = Reproduction(
         "P10 tell them apart, this figure does not."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

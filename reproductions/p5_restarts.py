@@ -7,23 +7,19 @@ not, and zigzag comes back once the sharpness has grown to 2 over the new rate. 
 squared error.
 
 The statistic of a seed is the largest division, in octaves (its logarithm to base 2), after which at least half of the
-first twenty steps zigzag, averaged over the losses; 0 where none does. A loss counts where the place is one of zigzag
-indeed: the restarts begin at a zigzag step, and at least half of the parent's own next twenty steps zigzag.
+first twenty steps zigzag, averaged over the losses; 0 where none does. A loss counts where the
+restarts begin at a zigzag step and at least half of the parent's next twenty steps zigzag.
 
 Beside it stands the change of the gradient over a step, ‖g_t - g_{t-1}‖ / ‖g_t‖, late in each restart. Where the
 curvature is bounded it shrinks with the step; where it does not, the gradient jumps, at that scale too.
 
-    python reproductions/p5_restarts.py
+    python -m reproductions p5
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,14 +27,14 @@ from matplotlib.figure import SubFigure
 
 from fastgeom import analysis, figures
 from reproductions.common.caption import LOSSES
-from reproductions.common.command import main
+from reproductions.common.checkpoints import restart_index
 from reproductions.common.configuration import Configuration, Restart
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.restarts import DIVISIONS, key, late_change, with_restarts
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
-from reproductions.common.spread import known_mean, plot_seeds, say
-from reproductions.common.training import restart_index
+from reproductions.common.spread import finite_mean, note_missing, plot_seeds
 
 PARENTS: dict[Effort, dict[str, dict[str, Any]]] = {
     "quick": {loss: {"lr": 0.4, "steps": 5, "checkpoint_every": 2} for loss in LOSSES},
@@ -50,13 +46,13 @@ PARENTS: dict[Effort, dict[str, dict[str, Any]]] = {
 }
 """How the parents differ from the shared run of the CNN on the 8x8 digits."""
 
-AFTER: dict[Effort, int] = {"quick": 4, "default": 100, "full": 100}
+LENGTH: dict[Effort, int] = {"quick": 4, "default": 100, "full": 100}
 """Steps of the parent that take as long, in rate times steps, as each restart."""
 
-FIRST = 20
+N_FIRST = 20
 """Steps after the restart that count."""
 
-LEAST = 0.5
+LEAST_SHARE = 0.5
 """Share of zigzag among them from which on a division counts."""
 
 
@@ -65,7 +61,7 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     planned: dict[str, Configuration] = {}
     for loss in LOSSES:
         parent = reference(effort, seed, "cnn", "digits", loss=loss, **PARENTS[effort][loss])
-        planned |= with_restarts(loss, parent, AFTER[effort])
+        planned |= with_restarts(loss, parent, LENGTH[effort])
     return planned
 
 
@@ -75,16 +71,17 @@ def restarts(runs: Runs, loss: str) -> list[TrainingRun]:
 
 
 def early_share(labels: np.ndarray) -> float:
-    """Share of zigzag in the first twenty steps after a restart; labels from the restart on, whose own has none.
+    """Share of zigzag in the first twenty steps after a restart; NaN where there are fewer.
 
-    NaN where there are fewer.
+    Args:
+        labels: regime of every step from the restart on; the first step, which has no c_t, is left out.
     """
-    first = labels[1 : 1 + FIRST]
-    return float(np.mean(first == analysis.ZIGZAG)) if len(first) == FIRST else math.nan
+    first = labels[1 : 1 + N_FIRST]
+    return float(np.mean(first == analysis.ZIGZAG)) if len(first) == N_FIRST else math.nan
 
 
-def goes_on(parent: TrainingRun, theta: float) -> float:
-    """The same share of the parent, which goes on at its own rate; NaN where the restarts begin at no zigzag step."""
+def parent_share(parent: TrainingRun, theta: float) -> float:
+    """Early share of the parent, going on at its rate; NaN where the restarts begin at no zigzag step."""
     labels = parent.labels(theta)
     if not len(labels):
         return math.nan
@@ -93,30 +90,31 @@ def goes_on(parent: TrainingRun, theta: float) -> float:
 
 
 def early_shares(runs: Runs, loss: str, theta: float) -> list[float]:
-    """The share of the parent going on, then of each restart; all NaN where this is no place of zigzag."""
-    parent = goes_on(runs[key(loss, 1)], theta)
-    if not parent >= LEAST:
+    """Early shares of the parent and of each restart; all NaN where the parent does not go on in zigzag."""
+    parent = parent_share(runs[key(loss, 1)], theta)
+    if not parent >= LEAST_SHARE:
         return [math.nan] * (1 + len(DIVISIONS))
     return [parent, *(early_share(run.labels(theta)) for run in restarts(runs, loss))]
 
 
 def octaves(runs: Runs, loss: str, theta: float) -> float:
-    """Logarithm to base 2 of the largest division with zigzag at once; 0 without one, NaN where none is known."""
+    """Base-2 logarithm of the largest division with zigzag at once; 0 without one, NaN where all are too short."""
     _, *shares = early_shares(runs, loss, theta)
     if not any(map(math.isfinite, shares)):
         return math.nan
-    return max((math.log2(d) for d, share in zip(DIVISIONS, shares, strict=True) if share >= LEAST), default=0.0)
+    return max((math.log2(d) for d, share in zip(DIVISIONS, shares, strict=True) if share >= LEAST_SHARE), default=0.0)
 
 
 def measure(runs: Runs, theta: float) -> float:
     """Octaves down to which steps zigzag at once, mean of the losses that count."""
-    return float(known_mean([octaves(runs, loss, theta) for loss in LOSSES]))
+    return float(finite_mean([octaves(runs, loss, theta) for loss in LOSSES]))
 
 
 def draw(figure: SubFigure, results: Results) -> None:
     """One column a loss: the first seed's c_t after each restart; below, every seed's shares and changes."""
-    panels = figure.subplots(len(DIVISIONS) + 2, len(LOSSES), sharey="row",
-                             height_ratios=(*[1] * len(DIVISIONS), 1.5, 1.5))  # fmt: skip
+    panels = figure.subplots(
+        len(DIVISIONS) + 2, len(LOSSES), sharey="row", height_ratios=(*[1] * len(DIVISIONS), 1.5, 1.5)
+    )
     for column, (loss, name) in zip(panels.T, LOSSES.items(), strict=True):
         for axes, division, run in zip(column, DIVISIONS, restarts(results.first, loss), strict=False):
             figures.plot_adjacent_cosine(axes, run.trace, results.theta)
@@ -124,50 +122,52 @@ def draw(figure: SubFigure, results: Results) -> None:
             axes.set_title(f"{name}, restarted at $\\eta$ / {division:g} = {run.configuration.lr:.3g}")
         column[-3].set_xlabel("steps after the restart")
         seeds = list(results.runs.values())
-        known = sum(math.isfinite(octaves(runs, loss, results.theta)) for runs in seeds)
+        n_seeds = sum(math.isfinite(octaves(runs, loss, results.theta)) for runs in seeds)
         _draw_shares(column[-2], seeds, loss, results.theta)
-        column[-2].set_title(f"Zigzag after the restart, {name}: {known} of {len(seeds)} seeds count")
+        column[-2].set_title(f"Zigzag after the restart, {name}: {n_seeds} of {len(seeds)} seeds count")
         _draw_changes(column[-1], seeds, loss)
         column[-1].set_title(f"Change of the gradient over a step, late, {name}")
     panels[-2, 0].set_ylabel("share of the steps")
     panels[-1, 0].set_ylabel(r"$\|g_t-g_{t-1}\| \,/\, \|g_t\|$")
 
 
-def _rates(axes: Axes) -> tuple[float, ...]:
-    """The divisions as an axis of rates, the parent's own first."""
-    places = (1, *DIVISIONS)
+def _set_rate_axis(axes: Axes) -> tuple[float, ...]:
+    """Make the divisions an axis of rates, the parent's first, and return them."""
+    divisors = (1, *DIVISIONS)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(places, ["$\\eta$", *(f"$\\eta$ / {division:g}" for division in DIVISIONS)])
+    axes.set_xticks(divisors, ["$\\eta$", *(f"$\\eta$ / {division:g}" for division in DIVISIONS)])
     axes.set(xlim=(0.85, 11.5), xlabel="rate after the restart; $\\eta$: the parent going on")
-    return places
+    return divisors
 
 
 def _draw_changes(axes: Axes, seeds: list[Runs], loss: str) -> None:
-    places = _rates(axes)
+    divisors = _set_rate_axis(axes)
     changes = [[math.nan, *map(late_change, restarts(runs, loss))] for runs in seeds]
-    if not plot_seeds(axes, places, changes, figures.CYCLE[2], label="second half of each restart"):
-        say(axes, "too short: no two adjacent steps measured")
+    if not plot_seeds(axes, divisors, changes, figures.CYCLE[2], label="second half of each restart"):
+        note_missing(axes, "too short: no two adjacent steps measured")
         return
     axes.set_yscale("log")
-    first = float(known_mean(changes)[1])
-    guide = [first * places[1] / place for place in places[1:]]
-    axes.plot(places[1:], guide, color=figures.INK, linewidth=0.9, linestyle=":", label="in proportion to the rate")
+    first = float(finite_mean(changes)[1])
+    guide = [first * divisors[1] / divisor for divisor in divisors[1:]]
+    axes.plot(divisors[1:], guide, color=figures.INK, linewidth=0.9, linestyle=":", label="in proportion to the rate")
     axes.legend(loc="lower left", frameon=False)
 
 
 def _draw_shares(axes: Axes, seeds: list[Runs], loss: str, theta: float) -> None:
-    places = _rates(axes)
+    divisors = _set_rate_axis(axes)
     axes.set_ylim(-0.03, 1.03)
     early = [early_shares(runs, loss, theta) for runs in seeds]
     later = [[math.nan, *(run.share("zigzag", theta) for run in restarts(runs, loss))] for runs in seeds]
-    drawn = plot_seeds(
-        axes, places, early, figures.CYCLE[1], label=f"the first {FIRST} steps, which decide", shift=1.03
+    is_drawn = plot_seeds(
+        axes, divisors, early, figures.CYCLE[1], label=f"the first {N_FIRST} steps, which decide", shift=1.03
     )
-    drawn |= plot_seeds(axes, places, later, figures.CYCLE[0], label="all steps", shift=1 / 1.03)
-    if not drawn:
-        say(axes, f"too short: no {FIRST} steps in one row")
+    is_drawn |= plot_seeds(axes, divisors, later, figures.CYCLE[0], label="all steps", shift=1 / 1.03)
+    if not is_drawn:
+        note_missing(axes, f"too short: no {N_FIRST} steps in one row")
         return
-    axes.axhline(LEAST, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)), label=f"{LEAST:.0%}: zigzag at once")
+    axes.axhline(
+        LEAST_SHARE, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)), label=f"{LEAST_SHARE:.0%}: zigzag at once"
+    )
     axes.legend(loc="upper right", frameon=False)
 
 
@@ -176,7 +176,7 @@ FIGURE = Reproduction(
     title="Zigzag after a restart at a smaller learning rate",
     claims=(2,),
     statement="From a zigzag point, steps of half the length or less zigzag too, from the beginning",
-    statistic=f"octaves of rate over which at least half of a restart's first {FIRST} steps zigzag, mean of losses",
+    statistic=f"octaves of rate over which at least half of a restart's first {N_FIRST} steps zigzag, mean of losses",
     threshold=1.0,
     plan=plan,
     measure=measure,
@@ -184,15 +184,12 @@ FIGURE = Reproduction(
     size=(10.0, 13.5),
     notes=(
         "Above, smooth stretches are shaded blue and zigzag is hatched. The restarts of a loss begin at one point, and "
-        f"each goes on for as long, in η × steps, as {AFTER['default']} steps of the parent; points at η are the "
+        f"each goes on for as long, in η × steps, as {LENGTH['default']} steps of the parent; points at η are the "
         "parent's own next steps. Zigzag from the first steps on would be a finer scale of the same place. Zigzag that "
         "comes back late, in the blue line, is what the edge of stability predicts, once the sharpness has grown. A "
-        f"loss counts where the restarts begin at a zigzag step and the parent zigzags on in half of its next {FIRST} "
-        "steps at least. Below: where the curvature is bounded, the gradient changes over a step in proportion to the "
-        "rate, along the dotted line. Above that line it jumps even at the finer scale, as a network of ReLUs can at "
-        "each of its kinks; the jumps need not reverse it."
+        "loss counts where the restarts begin at a zigzag step and the parent zigzags on in half of its next "
+        f"{N_FIRST} steps at least. Below: where the curvature is bounded, the gradient changes over a step in "
+        "proportion to the rate, along the dotted line. Above that line it jumps even at the finer scale, as a network "
+        "of ReLUs can at each of its kinks; the jumps need not reverse it."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

@@ -11,28 +11,23 @@ with g_{t-1}. Four definitions of a regime's share:
 
 The statistic of a seed is the net share of zigzag, averaged over the two data sets.
 
-    python reproductions/p6_progress.py
+    python -m reproductions p6
 """
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from fastgeom import analysis, figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.shares import DEFINITIONS, share_table
-from reproductions.common.spread import known_mean, plot_seeds, say
+from reproductions.common.spread import finite_mean, note_missing, plot_seeds
 
 HATCHES = {"smooth": "", "mixed": "...", "zigzag": "///"}
 ZIGZAG = list(analysis.REGIMES).index("zigzag")
@@ -40,8 +35,8 @@ ZIGZAG = list(analysis.REGIMES).index("zigzag")
 
 def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     """One run a data set, under its name."""
-    chosen = [reference(effort, seed, "cnn", data) for data in ("mnist5k", "digits")]
-    return {c.data: c for c in chosen}
+    configurations = [reference(effort, seed, "cnn", data) for data in ("mnist5k", "digits")]
+    return {c.data: c for c in configurations}
 
 
 def measure(runs: Runs, theta: float) -> float:
@@ -53,7 +48,7 @@ def draw(figure: SubFigure, results: Results) -> None:
     """One row a data set: shares of the regimes by each definition, and zigzag's against theta."""
     panels = figure.subplots(len(results.first), 2, squeeze=False, sharex="col")
     for (bars, lines), data in zip(panels, results.first, strict=True):
-        runs = [keyed[data] for keyed in results.runs.values()]
+        runs = [seed_runs[data] for seed_runs in results.runs.values()]
         eta = f"{data}, $\\eta$ = {runs[0].configuration.lr:.3g}"
         _draw_bars(bars, runs, results.theta)
         bars.set(title=f"Progress by regime, {eta}", ylabel="share of the progress")
@@ -74,18 +69,26 @@ def draw(figure: SubFigure, results: Results) -> None:
 
 def _draw_bars(axes: Axes, runs: list[TrainingRun], theta: float) -> None:
     tables = np.array([share_table(run, run.labels(theta)) for run in runs])
-    places = np.arange(len(DEFINITIONS))
-    axes.set_xticks(places, list(DEFINITIONS.values()))
+    positions = np.arange(len(DEFINITIONS))
+    axes.set_xticks(positions, list(DEFINITIONS.values()))
     if not np.isfinite(tables).any():
-        say(axes, "too short: no fall of the loss to share")
+        note_missing(axes, "too short: no fall of the loss to share")
         return
     for column, regime in enumerate(analysis.REGIMES):
-        at = places + 0.27 * (column - 1)
-        steps = known_mean([run.share(regime, theta) for run in runs])
-        axes.bar(at, known_mean(tables[:, :, column]), width=0.25, color=figures.COLOURS[regime], alpha=0.85,
-                 hatch=HATCHES[regime], edgecolor="white", label=f"{regime}: {steps:.0%} of the steps")  # fmt: skip
+        bar_positions = positions + 0.27 * (column - 1)
+        steps = finite_mean([run.share(regime, theta) for run in runs])
+        axes.bar(
+            bar_positions,
+            finite_mean(tables[:, :, column]),
+            width=0.25,
+            color=figures.COLOURS[regime],
+            alpha=0.85,
+            hatch=HATCHES[regime],
+            edgecolor="white",
+            label=f"{regime}: {steps:.0%} of the steps",
+        )
         for table in tables:
-            axes.plot(at, table[:, column], "o", color=figures.INK, markerfacecolor="white", markersize=3.5)
+            axes.plot(bar_positions, table[:, column], "o", color=figures.INK, markerfacecolor="white", markersize=3.5)
     axes.axhline(0, color=figures.INK, linewidth=0.8)
     axes.set_ylim(top=1.35 * max(axes.get_ylim()[1], 0.1))
     axes.legend(loc="upper center", frameon=False, fontsize=8)
@@ -93,15 +96,15 @@ def _draw_bars(axes: Axes, runs: list[TrainingRun], theta: float) -> None:
 
 def _draw_sensitivity(axes: Axes, runs: list[TrainingRun]) -> None:
     tables = np.array([[share_table(run, run.labels(t)) for t in analysis.THETAS] for run in runs])
-    places = np.arange(len(analysis.THETAS))
-    axes.set_xticks(places, [f"{t:g}" for t in analysis.THETAS])
+    positions = np.arange(len(analysis.THETAS))
+    axes.set_xticks(positions, [f"{t:g}" for t in analysis.THETAS])
     if not np.isfinite(tables).any():
-        say(axes, "too short: no fall of the loss to share")
+        note_missing(axes, "too short: no fall of the loss to share")
         return
     for row, (name, style) in enumerate(zip(DEFINITIONS.values(), figures.CYCLE, strict=False)):
-        plot_seeds(axes, places, tables[:, :, row, ZIGZAG], style, label=name, band=False)
+        plot_seeds(axes, positions, tables[:, :, row, ZIGZAG], style, label=name, band=False)
     steps = np.array([analysis.sensitivity(run.cosine)[:, ZIGZAG] for run in runs])
-    axes.plot(places, known_mean(steps), color="#C0C0C0", linewidth=4, zorder=0, label="share of the steps")
+    axes.plot(positions, finite_mean(steps), color="#C0C0C0", linewidth=4, zorder=0, label="share of the steps")
     axes.axhline(0, color=figures.INK, linewidth=0.8)
 
 
@@ -122,6 +125,3 @@ FIGURE = Reproduction(
         "weigh most in net, gross and segment, because the loss is highest there."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

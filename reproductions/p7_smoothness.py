@@ -10,28 +10,24 @@ above sqrt(2 + 2 theta) and smooth below sqrt(2 - 2 theta), and no verdict may r
 therefore the logarithm to base 2 of the ratio of the median L_t in zigzag to that in smooth, less what the labels
 imply, averaged over the data sets that show both.
 
-    python reproductions/p7_smoothness.py
+    python -m reproductions p7
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from fastgeom import analysis, figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
-from reproductions.common.spread import known_mean, say
+from reproductions.common.spread import finite_mean, note_missing
 
 MOST_POINTS = 300
 """Points drawn beside a box."""
@@ -39,8 +35,8 @@ MOST_POINTS = 300
 
 def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
     """One run a data set, under its name."""
-    chosen = [reference(effort, seed, "cnn", data) for data in ("mnist5k", "digits")]
-    return {c.data: c for c in chosen}
+    configurations = [reference(effort, seed, "cnn", data) for data in ("mnist5k", "digits")]
+    return {c.data: c for c in configurations}
 
 
 def smoothness(run: TrainingRun) -> np.ndarray:
@@ -51,8 +47,8 @@ def smoothness(run: TrainingRun) -> np.ndarray:
 
 def by_regime(values: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """The finite values above 0 of each regime; both arrays have shape (step,)."""
-    usable = np.isfinite(values) & (values > 0)
-    return {name: values[usable & (labels == label)] for name, label in analysis.REGIMES.items()}
+    is_positive = np.isfinite(values) & (values > 0)
+    return {name: values[is_positive & (labels == label)] for name, label in analysis.REGIMES.items()}
 
 
 def smoothness_by_regime(run: TrainingRun, theta: float) -> dict[str, np.ndarray]:
@@ -73,30 +69,30 @@ def log_ratio(run: TrainingRun, theta: float) -> float:
     values = smoothness_by_regime(run, theta)
     if not len(values["zigzag"]) or not len(values["smooth"]):
         return float("nan")
-    return float(np.log2(np.median(values["zigzag"]) / np.median(values["smooth"]))) - implied(theta)
+    return float(np.log2(np.median(values["zigzag"]) / np.median(values["smooth"]))) - implied_octaves(theta)
 
 
-def implied(theta: float) -> float:
+def implied_octaves(theta: float) -> float:
     """Octaves between the least L_t of zigzag and the largest of smooth, for gradients of equal norm."""
     return 0.5 * math.log2((1 + theta) / (1 - theta))
 
 
 def measure(runs: Runs, theta: float) -> float:
     """How much less smooth zigzag is, in octaves, mean of the data sets that show both regimes."""
-    return float(known_mean([log_ratio(run, theta) for run in runs.values()]))
+    return float(finite_mean([log_ratio(run, theta) for run in runs.values()]))
 
 
 def draw(figure: SubFigure, results: Results) -> None:
     """One row a data set: the first seed's L_t along its steps, all seeds' L_t and gradient norms by regime."""
     panels = figure.subplots(len(results.first), 3, squeeze=False, width_ratios=(2.4, 1, 1))
     for (along, boxes, norms), (data, run) in zip(panels, results.first.items(), strict=True):
-        runs = [keyed[data] for keyed in results.runs.values()]
+        runs = [seed_runs[data] for seed_runs in results.runs.values()]
         _draw_along(along, run, results.theta)
         along.set_title(
             f"Roughness of the path $L_t$, {data}, $\\eta$ = {run.configuration.lr:.3g}, seed {min(results.runs)}"
         )
         _draw_boxes(boxes, [smoothness_by_regime(r, results.theta) for r in runs])
-        _edge(boxes, run)
+        _draw_edge(boxes, run)
         boxes.set_title("$L_t$ by regime, all seeds")
         _draw_boxes(norms, [norm_by_regime(r, results.theta) for r in runs])
         norms.set_title(r"Gradient norm $\|g_t\|$, all seeds")
@@ -106,42 +102,69 @@ def draw(figure: SubFigure, results: Results) -> None:
 def _draw_along(axes: Axes, run: TrainingRun, theta: float) -> None:
     axes.set_ylabel(r"$L_t = \|g_{t+1} - g_t\|\,/\,\|u_t\|$")
     values = smoothness(run)
-    known = np.isfinite(values) & (values > 0)
-    if not known.any():
-        say(axes, "too short: no step with a measured successor")
+    is_positive = np.isfinite(values) & (values > 0)
+    if not is_positive.any():
+        note_missing(axes, "too short: no step with a measured successor")
         return
     figures.plot_shade(axes, run.trace, theta)
-    axes.plot(run.trace.step[: run.end][known], values[known], ".-", color=figures.INK, linewidth=0.5, markersize=3)
+    axes.plot(
+        run.trace.step[: run.end][is_positive],
+        values[is_positive],
+        ".-",
+        color=figures.INK,
+        linewidth=0.5,
+        markersize=3,
+    )
     axes.set_yscale("log")
     axes.margins(x=0.01)
-    _edge(axes, run)
+    _draw_edge(axes, run)
 
 
-def _edge(axes: Axes, run: TrainingRun) -> None:
+def _draw_edge(axes: Axes, run: TrainingRun) -> None:
     """The line of the edge of stability."""
     if axes.get_yscale() == "log":
         axes.axhline(2 / run.configuration.lr, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
-        axes.annotate(r"$2/\eta$", (1, 2 / run.configuration.lr), xycoords=("axes fraction", "data"), xytext=(2, 0),
-                      textcoords="offset points", va="center", fontsize=8)  # fmt: skip
+        axes.annotate(
+            r"$2/\eta$",
+            (1, 2 / run.configuration.lr),
+            xycoords=("axes fraction", "data"),
+            xytext=(2, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
 
 
 def _draw_boxes(axes: Axes, seeds: list[dict[str, np.ndarray]]) -> None:
     axes.set_xticks(range(len(analysis.REGIMES)), list(analysis.REGIMES))
     axes.set_xlim(-0.6, len(analysis.REGIMES) - 0.4)
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     pooled = {name: np.concatenate([values[name] for values in seeds]) for name in analysis.REGIMES}
     if not any(map(len, pooled.values())):
-        say(axes, "too short")
+        note_missing(axes, "too short")
         return
-    for place, (name, values) in enumerate(pooled.items()):
+    for position, (name, values) in enumerate(pooled.items()):
         if not len(values):
-            axes.text(place, 0.5, "none", transform=axes.get_xaxis_transform(), ha="center", fontstyle="italic")
+            axes.text(position, 0.5, "none", transform=axes.get_xaxis_transform(), ha="center", fontstyle="italic")
             continue
-        some = draw.choice(values, min(MOST_POINTS, len(values)), replace=False)
-        axes.plot(place + draw.uniform(-0.3, 0.3, len(some)), some, ".", color=figures.COLOURS[name], markersize=2.5,
-                  alpha=0.5, rasterized=True)  # fmt: skip
-        axes.boxplot(values, positions=[place], widths=0.5, showfliers=False, manage_ticks=False,
-                     medianprops={"color": figures.INK, "linewidth": 2})  # fmt: skip
+        sample = generator.choice(values, min(MOST_POINTS, len(values)), replace=False)
+        axes.plot(
+            position + generator.uniform(-0.3, 0.3, len(sample)),
+            sample,
+            ".",
+            color=figures.COLOURS[name],
+            markersize=2.5,
+            alpha=0.5,
+            rasterized=True,
+        )
+        axes.boxplot(
+            values,
+            positions=[position],
+            widths=0.5,
+            showfliers=False,
+            manage_ticks=False,
+            medianprops={"color": figures.INK, "linewidth": 2},
+        )
     axes.set_yscale("log")
 
 
@@ -165,6 +188,3 @@ FIGURE = Reproduction(
         "at one rate, and tests no range of scales."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

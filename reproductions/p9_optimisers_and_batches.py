@@ -7,27 +7,22 @@ shares of momentum and of Adam. On mini-batches c_t compares gradients of two ba
 landscape: beside it stands the same-batch cosine, of the gradients of one batch before and after the step, and the
 halves of each batch say how much of the gradient is noise.
 
-    python reproductions/p9_optimisers_and_batches.py
+    python -m reproductions p9
 """
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from fastgeom import analysis, figures
-from reproductions.common.command import main
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Reproduction, Results, Runs
+from reproductions.common.reproduction import Reproduction, Results, Runs
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun, regime_share
 from reproductions.common.settings import reference
-from reproductions.common.spread import percent, plot_strips, say
+from reproductions.common.spread import note_missing, percent, plot_strips
 
 OPTIMISERS = {"gd": "gradient descent", "momentum": "momentum 0.9", "adam": "Adam"}
 RATES = {"gd": 0.3, "momentum": 0.2, "adam": 0.01}
@@ -46,8 +41,17 @@ def plan(effort: Effort, seed: int) -> dict[str, Configuration]:
         for name in OPTIMISERS
     }
     for parts in PARTS:
-        runs[_batch(parts)] = reference(effort, seed, "cnn", "digits", loss="mse", lr=RATES["gd"],
-                                        batch=runs["gd"].n_examples // parts, batch_probes=True, **changes)  # fmt: skip
+        runs[_batch_key(parts)] = reference(
+            effort,
+            seed,
+            "cnn",
+            "digits",
+            loss="mse",
+            lr=RATES["gd"],
+            batch=runs["gd"].n_examples // parts,
+            batch_probes=True,
+            **changes,
+        )
     return runs
 
 
@@ -61,29 +65,39 @@ def draw(figure: SubFigure, results: Results) -> None:
     left, right = figure.subfigures(1, 2, width_ratios=(5, 4))
     upper, lower = (part.subfigures(2, 1, height_ratios=(3, 1)) for part in (left, right))
     panels = upper[0].subplots(len(OPTIMISERS), 1, sharex=True)
-    for axes, (name, words) in zip(panels, OPTIMISERS.items(), strict=True):
+    for axes, (name, label) in zip(panels, OPTIMISERS.items(), strict=True):
         run = results.first[name]
         figures.plot_adjacent_cosine(axes, run.trace, results.theta)
-        axes.set(title=f"{words}, full batch, η = {run.configuration.lr:.3g}: "
-                 f"{percent(run.share('zigzag', results.theta))} zigzag", xlabel="")  # fmt: skip
+        axes.set(
+            title=f"{label}, full batch, η = {run.configuration.lr:.3g}: "
+            f"{percent(run.share('zigzag', results.theta))} zigzag",
+            xlabel="",
+        )
     panels[-1].set_xlabel("optimiser step $t$")
     axes = upper[1].subplots()
-    plot_strips(axes, {
-        words: [runs[name].share("zigzag", results.theta) for runs in results.runs.values()]
-        for name, words in OPTIMISERS.items()
-    })  # fmt: skip
+    plot_strips(
+        axes,
+        {
+            label: [runs[name].share("zigzag", results.theta) for runs in results.runs.values()]
+            for name, label in OPTIMISERS.items()
+        },
+    )
     axes.set(title="Full batch, every seed and the mean", xlabel="share of zigzag steps")
 
     panels = lower[0].subplots(len(PARTS), 1, sharex=True)
     for axes, parts in zip(panels, PARTS, strict=True):
-        draw_batches(axes, results.first[_batch(parts)], results.theta)
+        draw_batches(axes, results.first[_batch_key(parts)], results.theta)
     panels[-1].set_xlabel("cosine of two gradients (no unit)")
     axes = lower[1].subplots()
-    plot_strips(axes, {
-        f"batches of {results.first[_batch(parts)].configuration.batch}":
-            [lost(runs[_batch(parts)]) for runs in results.runs.values()]
-        for parts in PARTS
-    })  # fmt: skip
+    plot_strips(
+        axes,
+        {
+            f"batches of {results.first[_batch_key(parts)].configuration.batch}": [
+                lost_share(runs[_batch_key(parts)]) for runs in results.runs.values()
+            ]
+            for parts in PARTS
+        },
+    )
     axes.set(title="Share of $c_t$ lost in the batches' noise", xlabel=r"$1 - \sqrt{(1-\nu_t)(1-\nu_{t-1})}$ (no unit)")
 
 
@@ -93,33 +107,39 @@ def draw_batches(axes: Axes, run: TrainingRun, theta: float) -> None:
     axes.set(xlim=(-1.04, 1.04), ylabel="share of steps")
     if np.count_nonzero(np.isfinite(same)) < 2:
         axes.set_title(f"batches of {batch}, η = {run.configuration.lr:.3g}")
-        say(axes, "too short: no two adjacent steps measured", "x")
+        note_missing(axes, "too short: no two adjacent steps measured", "x")
         return
     bins = np.linspace(-1, 1, 41)
-    series = (run.cosine, "$c_t$: two batches", {"color": "#B9D9EC", "histtype": "stepfilled"}), (
-        same, "same batch, before and after", {"color": figures.COLOURS["zigzag"], "histtype": "step"})  # fmt: skip
-    for values, label, look in series:
-        known = np.clip(values[np.isfinite(values)], -1, 1)
-        axes.hist(known, bins, weights=np.full(len(known), 1 / len(known)), label=label, linewidth=1.3, **look)
-    for place in (-theta, theta):
-        axes.axvline(place, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
-    axes.set_title(f"batches of {batch}, η = {run.configuration.lr:.3g}: {percent(run.share('zigzag', theta))} zigzag, "
-                   f"same batch {percent(regime_share(same, 'zigzag', theta))}")  # fmt: skip
+    series = (
+        (run.cosine, "$c_t$: two batches", {"color": "#B9D9EC", "histtype": "stepfilled"}),
+        (same, "same batch, before and after", {"color": figures.COLOURS["zigzag"], "histtype": "step"}),
+    )
+    for values, label, style in series:
+        measured = np.clip(values[np.isfinite(values)], -1, 1)
+        axes.hist(
+            measured, bins, weights=np.full(len(measured), 1 / len(measured)), label=label, linewidth=1.3, **style
+        )
+    for bound in (-theta, theta):
+        axes.axvline(bound, color=figures.INK, linewidth=0.9, linestyle=(0, (5, 3)))
+    axes.set_title(
+        f"batches of {batch}, η = {run.configuration.lr:.3g}: {percent(run.share('zigzag', theta))} zigzag, "
+        f"same batch {percent(regime_share(same, 'zigzag', theta))}"
+    )
     axes.set_ylim(0, 1.45 * axes.get_ylim()[1])  # room for the legend
     axes.legend(loc="upper center", ncols=2)
 
 
-def lost(run: TrainingRun) -> float:
+def lost_share(run: TrainingRun) -> float:
     """Share of the cosine of adjacent gradients that noise takes, from the noise's share over all steps together."""
     c = run.configuration
-    known = np.isfinite(run.trace.half_dot[: run.end])
-    half_dot, grad_sq = (values[: run.end][known].sum() for values in (run.trace.half_dot, run.trace.grad_sq))
+    measured = np.isfinite(run.trace.half_dot[: run.end])
+    half_dot, grad_sq = (values[: run.end][measured].sum() for values in (run.trace.half_dot, run.trace.grad_sq))
     share = analysis.noise_share(half_dot, grad_sq, c.batch / c.n_examples)
-    kept = float(analysis.cosine_attenuation(share, share))
-    return 1 - kept if np.isfinite(kept) else (1.0 if share >= 1 else float("nan"))
+    remaining = float(analysis.cosine_attenuation(share, share))
+    return 1 - remaining if np.isfinite(remaining) else (1.0 if share >= 1 else float("nan"))
 
 
-def _batch(parts: int) -> str:
+def _batch_key(parts: int) -> str:
     return f"batch 1/{parts}"
 
 
@@ -145,6 +165,3 @@ FIGURE = Reproduction(
         "noises of two batches as independent, which holds the better the smaller they are."
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(FIGURE))

@@ -1,4 +1,4 @@
-"""What every test may use: the checkout, a fresh interpreter, and the same random numbers each time."""
+"""Fixtures of every test: the checkout, a fresh interpreter, and the same random numbers each time."""
 
 import os
 import signal
@@ -17,11 +17,11 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: kernels run on CPU tensors, slowly
 
 
-def hasten_interpreter() -> None:
-    """Let Triton's interpreter do once a kernel what it does over and over; what kernels compute stays the same.
+def speed_up_interpreter() -> None:
+    """Let Triton's interpreter patch the language once a kernel; what kernels compute stays the same.
 
-    Whenever a kernel calls another function it looks through the whole language for what it must replace, though all is
-    in place already. A version in which these parts have other names is left as it is.
+    It patches the language again whenever a kernel calls another function, though everything is patched already. A
+    version in which its functions have other names is left unchanged.
     """
     from triton import language
     from triton.runtime import interpreter
@@ -30,16 +30,16 @@ def hasten_interpreter() -> None:
         return
     patch = interpreter._patch_lang
 
-    def patch_what_is_not_yet(function: Callable) -> object:
+    def patch_once(function: Callable) -> object:
         modules = [v for v in function.__globals__.values() if v is language or v is language.core]
-        done = modules and not any(language.core.is_builtin(module.load) for module in modules)
-        return interpreter._LangPatchScope() if done else patch(function)
+        is_patched = modules and not any(language.core.is_builtin(module.load) for module in modules)
+        return interpreter._LangPatchScope() if is_patched else patch(function)
 
-    interpreter._patch_lang = patch_what_is_not_yet
+    interpreter._patch_lang = patch_once
 
 
 if os.environ.get("TRITON_INTERPRET") == "1":
-    hasten_interpreter()
+    speed_up_interpreter()
 
 
 SLOW_FILES = (
@@ -55,11 +55,11 @@ SLOW_FILES = (
     "engines/cpu/test_engine.py",
     "recording/test_recorder.py",
 )
-"""These are handed out first, so that no process is left alone with one of them in the end."""
+"""Handed out first, in this order, so that no process is left alone with one of them in the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the slow files come first, where files are spread over processes."""
+    """Put the slow files first where files are distributed over processes."""
     here = Path(__file__).resolve().parent
     rank = {here / name: position for position, name in enumerate(SLOW_FILES)}
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    """Where the kernels are tested: on a card where there is one, else through Triton's interpreter."""
+    """Device on which the kernels are tested: a card where there is one, else the CPU through Triton's interpreter."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -80,20 +80,20 @@ def checkout() -> Path:
 
 @pytest.fixture(scope="session")
 def run_python(checkout: Path) -> Callable[..., str]:
-    """Runs code in a fresh interpreter, in the checkout, and returns what it printed; a failure shows its traceback."""
+    """Function that runs code in a fresh interpreter, in the checkout, and returns its output; raises if it fails."""
 
     def run(code: str, *arguments: str) -> str:
         command = [sys.executable, "-W", "error::DeprecationWarning", "-c", code, *arguments]
-        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, f"{code}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        completed = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=120, check=False)
+        assert completed.returncode == 0, f"{code}\n{completed.stdout}{completed.stderr}"
+        return completed.stdout
 
     return run
 
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Threads of torch that wait for each other, or for a busy core, take longer than small networks compute."""
+    """One thread of torch: for small networks several threads wait longer than they compute."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -102,6 +102,6 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
-    """Every test starts from the same seed, where torch is in use at all."""
+    """Start every test from the same seed, where torch is loaded."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)

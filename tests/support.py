@@ -1,4 +1,4 @@
-"""Tensors, tables and the error bound that the tests of the engine, the layout and the public calls share."""
+"""Tensors, tables and the error bound shared by the tests of engines, layout and public calls."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from fastgeom.layout.addresses import AddressTable
 from fastgeom.validation import DTYPES
 
 FLOOR = 64 * 2.0**-53
-"""What a sum may be off by, relative to the sum of its terms' magnitudes, where torch's float64 happens to be exact.
+"""Allowed error of a sum, relative to the sum of its terms' magnitudes, where torch's float64 happens to be exact.
 
 Sums are float64 whatever the tensors are. Each term is rounded about twice (product, difference), the additions of a
 chunk come to ten or so units more, and the reference rounds as often as we do. One case is worse: squares of float32
@@ -25,14 +25,14 @@ _GUARD = 64
 
 
 def random_tensor(numel: int, dtype: torch.dtype, *, offset: int = 0) -> Tensor:
-    """Standard normal numbers ``offset`` elements behind an aligned place; NaN stands before and after them."""
+    """Standard normal numbers ``offset`` elements behind an aligned address; NaN stands before and after them."""
     storage = torch.full((_GUARD + offset + numel + _GUARD,), torch.nan, dtype=dtype)
     values = storage[_GUARD + offset : _GUARD + offset + numel]
     return values.copy_(torch.randn(numel, dtype=torch.float64))
 
 
 def table(tensors: Sequence[Tensor | None], absent: torch.dtype = torch.float32) -> AddressTable:
-    """Where contiguous tensors lie; ``None`` is address 0 and has the dtype ``absent``."""
+    """Address table of contiguous tensors; ``None`` is address 0 and has the dtype ``absent``."""
     assert all(t is None or t.is_contiguous() for t in tensors)
     return AddressTable(
         np.array([0 if t is None else t.data_ptr() for t in tensors], np.int64),
@@ -42,7 +42,7 @@ def table(tensors: Sequence[Tensor | None], absent: torch.dtype = torch.float32)
 
 
 def assert_accurate(ours: float, truth: float, terms: Callable[..., Tensor], *operands: Sequence[Tensor]) -> None:
-    """A sum is off by at most twice what torch's float64 sum of the same terms is off by, plus the floor.
+    """Assert that a sum's error is at most twice that of torch's float64 sum of the same terms, plus the floor.
 
     Args:
         ours: the sum under test.
@@ -60,25 +60,25 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def assert_same_bits(actual: Tensor, expected: Tensor) -> None:
-    """Equal dtypes, shapes and bits; one NaN is as good as another."""
+    """Assert equal dtypes, shapes and bits; all NaN count as equal."""
     assert actual.dtype is expected.dtype and actual.shape == expected.shape
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[actual.element_size()]
     same = (actual.contiguous().view(integers) == expected.contiguous().view(integers)) | (
         actual.isnan() & expected.isnan()
     )
-    wrong = (~same).reshape(-1).nonzero().reshape(-1)
-    assert len(wrong) == 0, (
-        f"{len(wrong)} of {same.numel()} elements differ, the first at {int(wrong[0])}: "
-        f"{actual.reshape(-1)[wrong[0]]} for {expected.reshape(-1)[wrong[0]]}"
+    differing = (~same).reshape(-1).nonzero().reshape(-1)
+    assert len(differing) == 0, (
+        f"{len(differing)} of {same.numel()} elements differ, the first at {int(differing[0])}: "
+        f"{actual.reshape(-1)[differing[0]]} for {expected.reshape(-1)[differing[0]]}"
     )
 
 
-def memory_of(root: object, *without: object) -> dict[int, int]:
-    """Address → bytes of all memory of tensors and arrays that an object holds, directly or not."""
+def memory_of(root: object, *excluded: object) -> dict[int, int]:
+    """Address → bytes of all memory of tensors and arrays that an object refers to, directly or not."""
     memory: dict[int, int] = {}
-    seen, waiting = {id(each) for each in without}, [root]
-    while waiting:
-        each = waiting.pop()
+    seen, queue = {id(each) for each in excluded}, [root]
+    while queue:
+        each = queue.pop()
         if id(each) in seen or isinstance(each, type | ModuleType | FunctionType):
             continue
         seen.add(id(each))
@@ -89,5 +89,5 @@ def memory_of(root: object, *without: object) -> dict[int, int]:
             while isinstance(each.base, np.ndarray):
                 each = each.base
             memory[each.ctypes.data] = max(memory.get(each.ctypes.data, 0), each.nbytes)
-        waiting += gc.get_referents(each)
+        queue += gc.get_referents(each)
     return memory

@@ -1,10 +1,10 @@
-"""Runs whose every quantity is known, and what a trace records of them: numpy only."""
+"""Runs whose every quantity is known analytically, and what a trace records of them; numpy only."""
 
 import numpy as np
 
 
 def recorded(gradients: np.ndarray, window: int, step: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """lag_dot and grad_sq as a trace holds them: lag k means k steps, NaN where step t - k was not measured."""
+    """lag_dot and grad_sq as in a trace: lag k means k steps, NaN where step t - k was not measured."""
     step = np.arange(len(gradients)) if step is None else step
     row_of = {int(number): row for row, number in enumerate(step)}
     lag_dot = np.full((len(step), window), np.nan)

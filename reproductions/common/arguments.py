@@ -1,4 +1,4 @@
-"""The command line's manners: bad input ends in one line that says what was expected and what came."""
+"""Parsing of arguments: an error is one line that names what was expected and what was given."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from typing import NoReturn
 
 MOST_SEED = 10**9
-"""Far below what torch takes, so that a figure may add to it."""
+"""Far below the largest seed of torch, so that a figure may add to it."""
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""Mini-batches, and what tells their noise from the geometry: halves of a batch, and the same batch once more."""
+"""Mini-batches, and measurements that tell their noise from the geometry."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from reproductions.common.descent import add_batch_gradient
 
 
 def batches(n_examples: int, size: int | None, seed: int) -> Iterator[Tensor | None]:
-    """Rows of one mini-batch after the other, each example once an epoch, a rest that fills none left out.
+    """Yield the rows of one mini-batch after another, without end; each epoch shuffles the examples anew.
 
-    None, which stands for all examples, without end where ``size`` is None.
+    Examples that fill no whole mini-batch at the end of an epoch are left out.
+
+    Args:
+        n_examples: number of examples.
+        size: examples in a mini-batch; None yields None, which stands for all examples.
+        seed: of the order.
 
     Raises:
         ValueError: a mini-batch of more examples than there are.
@@ -32,7 +37,7 @@ def batches(n_examples: int, size: int | None, seed: int) -> Iterator[Tensor | N
 
 
 class BatchProbes:
-    r"""The gradient of a mini-batch from its two halves, and that of the batch before, once more at the new point.
+    r"""Compute the gradient of a mini-batch from its two halves, and that of the previous batch at the new point.
 
     With a, b the gradients of the halves of batch B_t, g_t = (a + b) / 2. Adds to the scalars of the step
 
@@ -44,15 +49,15 @@ class BatchProbes:
     def __init__(self, model: nn.Module, examples: Examples, loss: str) -> None:
         self.model, self.examples, self.loss = model, examples, loss
         self.parameters = list(model.parameters())
-        self.before: tuple[Tensor, list[Tensor]] | None = None
+        self.previous_batch: tuple[Tensor, list[Tensor]] | None = None
 
     def add_gradient(self, rows: Tensor, scalars: dict[str, float | Tensor]) -> Tensor:
-        """Set every ``.grad`` to the batch's gradient; returns the batch's loss."""
+        """Set every ``.grad`` to the batch's gradient, add to ``scalars``, and return the batch's loss."""
         scalars["same_batch_cosine"] = float("nan")
-        if self.before is not None:
-            past_rows, past_gradient = self.before
-            _, again = self._gradient(past_rows)
-            scalars["same_batch_cosine"] = fastgeom.cosine(past_gradient, again)
+        if self.previous_batch is not None:
+            past_rows, past_gradient = self.previous_batch
+            _, gradient_here = self._gradient(past_rows)
+            scalars["same_batch_cosine"] = fastgeom.cosine(past_gradient, gradient_here)
         middle = len(rows) // 2
         first_loss, first = self._gradient(rows[:middle])
         second_loss, second = self._gradient(rows[middle : 2 * middle])
@@ -60,7 +65,7 @@ class BatchProbes:
         gradient = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
         for parameter, value in zip(self.parameters, gradient, strict=True):
             parameter.grad = value
-        self.before = (rows[: 2 * middle], [value.clone() for value in gradient])
+        self.previous_batch = (rows[: 2 * middle], [value.clone() for value in gradient])
         return (first_loss + second_loss) / 2
 
     def _gradient(self, rows: Tensor) -> tuple[Tensor, list[Tensor]]:

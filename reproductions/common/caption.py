@@ -1,4 +1,4 @@
-"""What was trained, in words, from the configurations alone."""
+"""Captions: what was trained, from the configurations alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_RATES = 8
 
 
 def describe_settings(configurations: Sequence[Configuration]) -> str:
-    """Data sets, networks, optimisers, rates and seeds of some runs, each named once; and whose settings they are."""
+    """Describe data sets, networks, optimisers, rates and seeds of some runs, each once."""
     examples = _unique(data.describe(c.data, c.n_examples) for c in configurations)
     losses = _unique(LOSSES[c.loss] for c in configurations)
     networks = _unique(models.describe(c.network) for c in configurations)
@@ -37,21 +37,21 @@ def _optimiser(c: Configuration) -> str:
     name = OPTIMISERS[c.optimiser]
     if c.batch is not None:
         return f"{name} on mini-batches of {c.batch:,}"
-    pieces = -(-c.n_examples // c.micro_batch)
-    return f"full-batch {name}" + (f" ({pieces} micro-batches)" if pieces > 1 else "")
+    n_passes = -(-c.n_examples // c.micro_batch)
+    return f"full-batch {name}" + (f" ({n_passes} micro-batches)" if n_passes > 1 else "")
 
 
 def _ranges(seeds: list[int]) -> str:
-    """Seeds in words: each row of numbers that follow each other by its first and its last."""
+    """Describe seeds: successive numbers by the first and the last of them."""
     rows: list[list[int]] = []
     for seed in seeds:
         if rows and seed == rows[-1][-1] + 1:
             rows[-1].append(seed)
         else:
             rows.append([seed])
-    words = [str(row[0]) if len(row) == 1 else f"{row[0]} to {row[-1]}" for row in rows]
-    return f"seed{'s' * (len(seeds) > 1)} {' and '.join(words)}"
+    texts = [str(row[0]) if len(row) == 1 else f"{row[0]} to {row[-1]}" for row in rows]
+    return f"seed{'s' * (len(seeds) > 1)} {' and '.join(texts)}"
 
 
-def _unique(words: object) -> list[str]:
-    return list(dict.fromkeys(words))  # type: ignore[call-overload]
+def _unique(texts: object) -> list[str]:
+    return list(dict.fromkeys(texts))  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""What decides a run's numbers, and the name that follows from it."""
+"""Everything that decides a run's numbers, and the name that follows from it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 GENERATION = 2
-"""Counted up when a change of the training code, or of a default below, changes numbers: kept runs of before are then
+"""Counted up when a change of the training code, or of a default below, changes numbers: runs stored before are then
 made again. Nothing else tells them apart; ``tests/reproductions/test_runs.py`` turns red where it was forgotten, for
 the small networks on the 8x8 digits."""
 
@@ -32,9 +32,11 @@ class Configuration:
     """A run. Two runs of one configuration are the same run: it is made once and every figure reads its trace.
 
     Attributes:
-        data: data set, a name of ``data.NAMES``; n_examples: how many of it.
+        data: data set, a name of ``data.NAMES``.
+        n_examples: how many of its examples.
         network: a name of ``models.NETWORKS``.
-        lr: constant learning rate; steps: optimiser steps.
+        lr: constant learning rate.
+        steps: optimiser steps.
         seed: of the initialisation and of the order of mini-batches.
         loss: ``"cross-entropy"`` or ``"mse"``.
         optimiser: ``"gd"``, ``"momentum"`` (0.9) or ``"adam"``.
@@ -42,12 +44,12 @@ class Configuration:
         micro_batch: examples a backward pass; batch norm's statistics, and so its gradient, depend on it.
         window: past gradients that each one is compared with.
         sketch: numbers a step of a second trace with stored sketches; None writes none.
-        checkpoint_every: steps between two kept copies of the parameters; None keeps none.
+        checkpoint_every: steps between two stored copies of the parameters; None stores none.
         sharpness_every: steps between two measurements of the largest Hessian eigenvalue, and of the cosine between
             its eigenvector and the gradient; None makes none.
         batch_probes: whether a mini-batch run evaluates the batch before once more at the new point, and both halves of
             each batch.
-        keep_gradients: whether all gradients are kept, for who wants to check the trace.
+        keep_gradients: whether all gradients are stored, to check the trace against them.
         restart: where the run begins; None is the initialisation.
         device: ``"cpu"`` or ``"cuda"``.
     """
@@ -79,9 +81,9 @@ class Configuration:
         return f"{self.network}-{self.data}-{self.optimiser}-lr{self.lr:.6g}-seed{self.seed}-{digest}"
 
     def as_dict(self) -> dict[str, Any]:
-        """All that is not left at its default, so that a new field renames no kept run."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen = {field.name: given[field.name] for field in fields(self) if given[field.name] != field.default}
+        """All that is not left at its default, so that a new field renames no stored run."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = {field.name: values[field.name] for field in fields(self) if values[field.name] != field.default}
         if self.restart is not None:
             chosen["restart"] = {**asdict(self.restart), "parent": self.restart.parent.as_dict()}
         return chosen

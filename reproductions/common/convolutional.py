@@ -97,7 +97,8 @@ class Block(nn.Module):
     """Two 3 by 3 convolutions, beside a skip where there is one: the basic block of He et al. 2016.
 
     Args:
-        n_in, n_out: channels.
+        n_in: channels of the input.
+        n_out: channels of the output.
         stride: of the first convolution.
         skip: ``"none"``; ``"pad"``: the input, and where the shape changes every second pixel of it and zeros for new
             channels (no weights: option A); ``"project"``: there a 1 by 1 convolution instead (option B).
@@ -141,8 +142,8 @@ class ResidualNetwork(nn.Module):
         n_classes: outputs of the linear layer.
         widths: channels of each stage; all stages but the first halve the image.
         blocks_a_stage: blocks in each stage.
-        skips: with skips, or without.
-        normalise: batch norm after each convolution.
+        skips: whether blocks have skips.
+        normalise: whether batch norm follows each convolution.
         project: whether skips that change the shape have weights (option B), or none (option A).
         halve: whether the stem has stride 2 on images larger than 16 pixels.
     """
@@ -167,8 +168,8 @@ class ResidualNetwork(nn.Module):
         scale = 1.0 if normalise else 1 / math.sqrt(len(widths) * blocks_a_stage)
         self.blocks = [f"block{number}" for number in range(1, len(widths) * blocks_a_stage + 1)]
         n_in = widths[0]
-        for place, name in enumerate(self.blocks):
-            stage, first = place // blocks_a_stage, place % blocks_a_stage == 0
+        for index, name in enumerate(self.blocks):
+            stage, first = index // blocks_a_stage, index % blocks_a_stage == 0
             stride = 2 if stage > 0 and first else 1
             block = Block(n_in, widths[stage], stride=stride, skip=skip, normalise=normalise, scale=scale)
             self.add_module(name, block)

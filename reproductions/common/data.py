@@ -1,4 +1,4 @@
-"""Real examples that need no download, images and text, and CIFAR-10 where the user has it."""
+"""Real examples: images and text that need no download, and CIFAR-10 from a folder of the user."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCES: dict[str, tuple[str, int, Callable[[], tuple[np.ndarray, np.ndarray]]]]
     "cifar10": ("CIFAR-10", 10, images.cifar10),
     "text": ("Python's help topics", text.N_SYMBOLS, text.help_topics),
 }
-"""Of each data set: what it is called in a caption, its number of classes, and what reads it."""
+"""Of each data set its caption, number of classes and reader."""
 
 NAMES = tuple(SOURCES)
 IMAGES = ("digits", "mnist5k", "cifar10")
@@ -30,7 +30,7 @@ IMAGES = ("digits", "mnist5k", "cifar10")
 
 @dataclass(frozen=True)
 class Examples:
-    """What a network is given and what it shall answer.
+    """Inputs of a network and its targets.
 
     Attributes:
         name: what they are examples of, for a message.
@@ -54,8 +54,8 @@ class Examples:
         """Whether these are images; else they are text."""
         return self.inputs.is_floating_point()
 
-    def take(self, rows: Tensor) -> Examples:
-        """Take the examples with these numbers, in this order, in the same memory order.
+    def select(self, rows: Tensor) -> Examples:
+        """Select the examples with these numbers, in this order, in the same memory order.
 
         Args:
             rows: int64, shape (m,).
@@ -71,7 +71,12 @@ class Examples:
 
 
 def describe(name: str, n_examples: int) -> str:
-    """How many of what, for a caption: "500 images of MNIST digits"; ``name`` is one of ``NAMES``."""
+    """Describe some examples in a caption, as in "500 images of MNIST digits".
+
+    Args:
+        name: a data set of ``NAMES``.
+        n_examples: how many.
+    """
     kind = "images" if name in IMAGES else f"sequences of {text.CONTEXT} characters"
     return f"{n_examples:,} {kind} of {SOURCES[name][0]}"
 
@@ -94,9 +99,9 @@ def load(name: str, n_examples: int = MOST_EXAMPLES) -> Examples:
         raise ValueError(f"data: expected one of {', '.join(NAMES)}, got {name!r}")
     caption, n_classes, read = SOURCES[name]
     inputs, targets = read()
-    chosen = np.linspace(0, len(targets), min(n_examples, len(targets)), endpoint=False).astype(np.int64)
-    chosen_inputs = torch.from_numpy(inputs[chosen] if name == "text" else inputs[chosen].astype(np.float32))
+    rows = np.linspace(0, len(targets), min(n_examples, len(targets)), endpoint=False).astype(np.int64)
+    selected_inputs = torch.from_numpy(inputs[rows] if name == "text" else inputs[rows].astype(np.float32))
     if name in IMAGES:
-        chosen_inputs = (chosen_inputs - chosen_inputs.mean()) / chosen_inputs.std()
-        chosen_inputs = chosen_inputs.contiguous(memory_format=torch.channels_last)
-    return Examples(caption, chosen_inputs, torch.from_numpy(targets[chosen].astype(np.int64)), n_classes)
+        selected_inputs = (selected_inputs - selected_inputs.mean()) / selected_inputs.std()
+        selected_inputs = selected_inputs.contiguous(memory_format=torch.channels_last)
+    return Examples(caption, selected_inputs, torch.from_numpy(targets[rows].astype(np.int64)), n_classes)

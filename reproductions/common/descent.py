@@ -1,4 +1,4 @@
-"""Exact full-batch gradients, in pieces."""
+"""Exact full-batch gradients, one micro-batch after another."""
 
 from __future__ import annotations
 
@@ -26,44 +26,56 @@ def _squared_distance(outputs: Tensor, targets: Tensor) -> Tensor:
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross-entropy": _cross_entropy, "mse": _squared_distance}
 
 
-def loss_pieces(
+def loss_terms(
     model: nn.Module, examples: Examples, loss: str = "cross-entropy", micro_batch: int = MICRO_BATCH
 ) -> Iterator[Tensor]:
-    r"""Give the mean loss over all targets in pieces that add up to it, each with its graph.
+    r"""Yield terms that add up to the mean loss over all targets, one a micro-batch, each with its graph.
 
-    $$ f(x) = \frac{1}{n} \sum_{i=1}^{n} \ell_i(x) = \sum_{\text{pieces}} \Big( \frac{1}{n} \sum_{i \in \text{piece}}
+    $$ f(x) = \frac{1}{n} \sum_{i=1}^{n} \ell_i(x) = \sum_{B} \Big( \frac{1}{n} \sum_{i \in B}
     \ell_i(x) \Big) $$
 
-    where n counts the images, or the characters of a text. ``"mse"`` is half the squared distance of the outputs to the
-    one-hot target.
+    where n counts the images, or the characters of a text, and B are the micro-batches. ``"mse"`` is half the squared
+    distance of the outputs to the one-hot target.
 
-    With batch norm every piece is normalised by its own mean and variance: f is then a different function for another
-    ``micro_batch``, which belongs to the settings. Without, the pieces make no difference but rounding.
+    With batch norm every micro-batch is normalised by its mean and variance: f is then a different function for another
+    ``micro_batch``, which belongs to the settings. Without, it changes f by rounding only.
+
+    Args:
+        model: the network.
+        examples: all examples.
+        loss: ``"cross-entropy"`` or ``"mse"``.
+        micro_batch: examples a term.
 
     Raises:
         ValueError: an unknown loss.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}")
-    pieces = zip(examples.inputs.split(micro_batch), examples.targets.split(micro_batch), strict=True)
-    for inputs, targets in pieces:
+    micro_batches = zip(examples.inputs.split(micro_batch), examples.targets.split(micro_batch), strict=True)
+    for inputs, targets in micro_batches:
         yield LOSSES[loss](model(inputs).flatten(0, -2), targets.flatten()) / examples.targets.numel()
 
 
 def add_full_batch_gradient(
     model: nn.Module, examples: Examples, loss: str = "cross-entropy", micro_batch: int = MICRO_BATCH
 ) -> Tensor:
-    """Add the gradient of the mean loss over all of ``examples`` to every ``.grad``, one piece after another.
+    """Add the gradient of the mean loss over all of ``examples`` to every ``.grad``, one micro-batch after another.
 
-    Exact up to rounding, whatever ``micro_batch``, for networks without batch norm; with it see ``loss_pieces``.
+    Exact up to rounding, whatever ``micro_batch``, for networks without batch norm; with it see ``loss_terms``.
+
+    Args:
+        model: the network.
+        examples: all examples.
+        loss: ``"cross-entropy"`` or ``"mse"``.
+        micro_batch: examples a backward pass.
 
     Returns:
         The mean loss, a float64 tensor without a graph.
     """
     total = torch.zeros((), dtype=torch.float64, device=examples.targets.device)
-    for piece in loss_pieces(model, examples, loss, micro_batch):
-        piece.backward()
-        total += piece.detach()
+    for term in loss_terms(model, examples, loss, micro_batch):
+        term.backward()
+        total += term.detach()
     return total
 
 
@@ -71,9 +83,12 @@ def add_batch_gradient(model: nn.Module, examples: Examples, rows: Tensor, loss:
     """Add the gradient of the mean loss over the examples numbered ``rows`` to every ``.grad``, in one pass.
 
     Args:
+        model: the network.
+        examples: all examples.
         rows: int64, shape (m,).
+        loss: ``"cross-entropy"`` or ``"mse"``.
 
     Returns:
         The mean loss over these, a float64 tensor without a graph.
     """
-    return add_full_batch_gradient(model, examples.take(rows), loss, micro_batch=len(rows))
+    return add_full_batch_gradient(model, examples.select(rows), loss, micro_batch=len(rows))

@@ -1,4 +1,4 @@
-"""Where images come from: two packages that ship real ones, and CIFAR-10 where the user has it."""
+"""Images: two packages that ship real ones, and CIFAR-10 from a folder of the user."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def mnist5k() -> tuple[np.ndarray, np.ndarray]:
 
 
 def cifar10() -> tuple[np.ndarray, np.ndarray]:
-    """Read the training images in the first form found: torchvision's batches, an .npz, a Hugging Face folder.
+    """Read the training images in the first form that exists: torchvision's batches, an .npz, a Hugging Face folder.
 
     Raises:
         DataNotFoundError: there is none; the message names the folder looked for.
@@ -46,17 +46,17 @@ def cifar10() -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
-def _cifar10(named: str | None) -> tuple[np.ndarray, np.ndarray]:
-    folder = Path(named or "data").absolute()
-    batches = folder if (folder / "data_batch_1").is_file() else folder / "cifar-10-batches-py"
-    if (batches / "data_batch_1").is_file():
-        images, labels = _from_batches(batches)
+def _cifar10(configured: str | None) -> tuple[np.ndarray, np.ndarray]:
+    folder = Path(configured or "data").absolute()
+    batch_folder = folder if (folder / "data_batch_1").is_file() else folder / "cifar-10-batches-py"
+    if (batch_folder / "data_batch_1").is_file():
+        images, labels = _from_batches(batch_folder)
     elif npz := next(iter([folder] if folder.is_file() else sorted(folder.glob("*cifar*10*.npz"))), None):
         images, labels = _from_npz(npz)
-    elif hub := next((place for place in (folder, folder / "cifar10") if _is_hub_folder(place)), None):
+    elif hub := next((candidate for candidate in (folder, folder / "cifar10") if _is_hub_folder(candidate)), None):
         images, labels = _from_hub_folder(hub)
     else:
-        origin = f"{DATA_VARIABLE}={named}" if named else f"{DATA_VARIABLE} is not set"
+        origin = f"{DATA_VARIABLE}={configured}" if configured else f"{DATA_VARIABLE} is not set"
         raise DataNotFoundError(
             f"cifar10: no cifar-10-batches-py/, cifar10.npz or Hugging Face folder in {folder} ({origin})"
         )
@@ -64,12 +64,12 @@ def _cifar10(named: str | None) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _from_batches(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    parts = []
+    batches = []
     for path in sorted(folder.glob("data_batch_*")):
         with path.open("rb") as file:
-            parts.append(pickle.load(file, encoding="bytes"))
-    images = np.concatenate([part[b"data"] for part in parts]).reshape(-1, 3, 32, 32)
-    return images, np.concatenate([np.asarray(part[b"labels"]) for part in parts])
+            batches.append(pickle.load(file, encoding="bytes"))
+    images = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
+    return images, np.concatenate([np.asarray(batch[b"labels"]) for batch in batches])
 
 
 def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Layer by layer: which of them oscillate, as maps of a run and as shares over the seeds."""
+"""Oscillation of each layer: maps of a run, and shares over the seeds."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from matplotlib.figure import SubFigure
 
 from fastgeom import figures
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort, Results
+from reproductions.common.reproduction import Results
+from reproductions.common.request import Effort
 from reproductions.common.runs import TrainingRun
 from reproductions.common.settings import reference
 from reproductions.common.shares import oscillating_share
-from reproductions.common.spread import known_mean, say
+from reproductions.common.spread import finite_mean, note_missing
 
 
 def layer_plan(effort: Effort, seed: int, rates: Mapping[str, tuple[float, int]]) -> dict[str, Configuration]:
     """One run a network, at its rate and for its number of steps, named "network on data set"."""
-    chosen = [reference(effort, seed, network, lr=rate, steps=steps) for network, (rate, steps) in rates.items()]
-    return {f"{c.network} on {c.data}": c for c in chosen}
+    configurations = [
+        reference(effort, seed, network, lr=rate, steps=steps) for network, (rate, steps) in rates.items()
+    ]
+    return {f"{c.network} on {c.data}": c for c in configurations}
 
 
 def layer_oscillation(run: TrainingRun) -> np.ndarray:
-    """Share of oscillating steps of every layer, by its own c_t, shape (layer,); NaN where none is known."""
+    """Share of oscillating steps of every layer, by its own c_t, shape (layer,); NaN where none is finite."""
     return np.asarray([oscillating_share(cosine) for cosine in run.layer_cosine.T])
 
 
@@ -38,13 +41,13 @@ def draw_layers(figure: SubFigure, results: Results) -> None:
             left.set_xticks([])
         left.set_title(f"{name}, η = {run.configuration.lr:.3g}: $c_t$ of each layer, the input's on top")
         shares = np.stack([layer_oscillation(runs[name]) for runs in results.runs.values()])
-        places = np.arange(shares.shape[1])
-        right.barh(places, np.nan_to_num(known_mean(shares)), color=figures.COLOURS["zigzag"], height=0.6)
+        positions = np.arange(shares.shape[1])
+        right.barh(positions, np.nan_to_num(finite_mean(shares)), color=figures.COLOURS["zigzag"], height=0.6)
         for values in shares:
-            right.plot(values, places, "o", color=figures.INK, markersize=2.5)
-        right.set(xlim=(0, 1), ylim=(len(places) - 0.5, -0.5), yticks=[], title="oscillating, $c_t < 0$")
+            right.plot(values, positions, "o", color=figures.INK, markersize=2.5)
+        right.set(xlim=(0, 1), ylim=(len(positions) - 0.5, -0.5), yticks=[], title="oscillating, $c_t < 0$")
         if not np.isfinite(shares).any():
-            say(right, "too short")
+            note_missing(right, "too short")
     for axes in panels[:-1, 0]:
         axes.set_xlabel("")
     panels[-1, 1].set_xlabel("share of the steps\n(bar: mean, dots: seeds)")

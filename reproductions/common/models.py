@@ -17,7 +17,7 @@ from reproductions.common.transformer import Transformer
 
 @dataclass(frozen=True)
 class Network:
-    """One row of the table.
+    """An entry of ``NETWORKS``.
 
     Attributes:
         caption: what it is, for a figure.
@@ -60,9 +60,9 @@ def build(network: str, examples: Examples, seed: int) -> nn.Module:
     """
     if network not in NETWORKS:
         raise ValueError(f"network: expected one of {', '.join(NETWORKS)}, got {network!r}")
-    found, row = "images" if examples.are_images else "text", NETWORKS[network]
-    if row.reads != found:
-        raise ValueError(f"network {network!r}: expected {row.reads} to read, got {found} ({examples.name})")
+    kind, row = "images" if examples.are_images else "text", NETWORKS[network]
+    if row.reads != kind:
+        raise ValueError(f"network {network!r}: expected {row.reads} to read, got {kind} ({examples.name})")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = row.make(tuple(examples.inputs.shape[1:]), examples.n_classes)
@@ -70,10 +70,10 @@ def build(network: str, examples: Examples, seed: int) -> nn.Module:
 
 
 def describe(network: str) -> str:
-    """Say in a caption what a network is; ``network`` is a key of ``NETWORKS``."""
+    """Caption of a network, a key of ``NETWORKS``."""
     return NETWORKS[network].caption
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Count what is trained."""
+    """Count the trained parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,4 +1,4 @@
-"""The page of all figures: README.md, made of what each script wrote beside its picture, and of nothing else."""
+"""The page of all figures, README.md, made from the results beside the pictures and nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reproductions.common.settings import SETTINGS
-from reproductions.common.verdict import in_numbers, number
+from reproductions.common.verdict import format_interval, format_number
 
 CLAIMS = {
     1: "Training has two geometries: *smooth*, and *zigzag*, in which gradients of adjacent steps are extremely "
@@ -32,11 +32,12 @@ Oscillation in Deep Neural Network Training" (the same group, Allerton 2023). We
 first and the abstract of the second. Their networks, data, learning rates, batch sizes and figure numbers are not known
 to us, and so **all settings here are ours**; every figure says so on itself.
 
-    make figures                                        # all of them; goes on where it was stopped
-    python reproductions/p1_two_geometries.py           # one of them, with the runs it needs
-    python reproductions/p1_two_geometries.py --quick   # seconds: does it work here
-    FASTGEOM_DATA=/data python reproductions/p1_two_geometries.py --full    # ResNet-18, VGG-11, CIFAR-10, a CUDA card
-    make demo                                           # one long run on 5,000 images, its picture and its table
+    make figures                              # all of them; goes on where it was stopped
+    python -m reproductions p1                # one of them, with the runs it needs
+    python -m reproductions p1 --quick        # seconds: does it work here
+    FASTGEOM_DATA=/data python -m reproductions p1 --full    # ResNet-18, VGG-11, CIFAR-10, a CUDA card
+    python -m reproductions --help            # the figures, a line each, and the options
+    make demo                                 # one long run on 5,000 images, its picture and its table
 
 **Words.** g_t is the gradient at step t, of all examples unless a figure says otherwise; u_t the update that follows,
 -η g_t for plain gradient descent at the learning rate η; f_t the loss before it.
@@ -104,7 +105,7 @@ of results was made on two processors; one verdict of fifteen, A4's, was undecid
 other.) Compare statistics, not trajectories; the results name their processor. A run that diverges is read, and drawn,
 up to there. All 600 runs take 0.7 GB.
 
-`python reproductions/check_regimes.py` holds the measurement against ten lines of numpy over saved gradients.
+`python -m reproductions check-regimes` holds the measurement against ten lines of numpy over saved gradients.
 
 ## Data
 
@@ -116,7 +117,7 @@ bring: the environment variable `FASTGEOM_DATA` names a folder that holds torchv
 
 ## The demo
 
-`make demo` is `demo.py`: 700 steps on 5,000 MNIST digits, a training loop as a user writes it, its picture and its
+`make demo` runs `demo.py`: 700 steps on 5,000 MNIST digits, a training loop as a user writes it, its picture and its
 table. `--data digits` takes half a minute; `--help` lists the rest. What it writes, `runs/demo.h5` and `runs/demo.png`,
 is whole after Ctrl-C and after a divergence too.
 
@@ -127,32 +128,32 @@ load a step then took 200 ms, and the whole demo 2 minutes 20 seconds.
 
 
 def read_results(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The results of the named figures that there are, in the order of the names."""
+    """Read the results of the named figures that exist, in the order of the names."""
     paths = [folder / f"{name}.json" for name in names]
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
 
 
 def render(results: Sequence[dict[str, Any]], folder: str = "results") -> str:
-    """The page in Markdown.
+    """Render the page in Markdown.
 
     Args:
         results: what ``read_results`` returns.
-        folder: where the pictures lie, from the page's place.
+        folder: where the pictures are, relative to the page.
     """
     figures = (_figure(result, folder) for result in results)
-    return "\n".join([HEAD, *_asked(results), *_claims(results), *figures, *_settings(), TAIL.lstrip("\n")])
+    return "\n".join([HEAD, *_describe_request(results), *_claims(results), *figures, *_settings(), TAIL.lstrip("\n")])
 
 
-def _asked(results: Sequence[dict[str, Any]]) -> list[str]:
-    """A line where these are not the settings that the text above speaks of."""
-    asked = {
+def _describe_request(results: Sequence[dict[str, Any]]) -> list[str]:
+    """A line of each request whose settings are not the default ones."""
+    requests = {
         (result["effort"], result["theta"], min(result["seeds"]), max(result["seeds"]))
         for result in results
         if not result["is_default"]
     }
     return [
         f"**Made with other settings:** effort {effort}, θ = {theta:g}, seeds {first} to {last}.\n"
-        for effort, theta, first, last in sorted(asked)
+        for effort, theta, first, last in sorted(requests)
     ]
 
 
@@ -183,23 +184,23 @@ def _claims(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _figure(result: dict[str, Any], folder: str) -> str:
-    values = ", ".join(number(value) for value in result["values"])
+    values = ", ".join(format_number(value) for value in result["values"])
     tests = ", ".join(f"claim {claim}" for claim in result["claims"]) or "beyond the paper"
     picture = f"{folder}/{result['name']}"
     settings = " ".join(result["settings"].split())
-    parts = [
+    blocks = [
         f"## {result['id']}  {result['title']}".replace("  ", " "),
         f'[<img src="{picture}.png" width="560" alt="{result["title"]}">]({picture}.svg)',
         f"**{result['statement']}: {result['verdict']}.** ({tests})",
         f"{result['statistic'][0].upper()}{result['statistic'][1:]}: "
-        f"{in_numbers(result['mean'], result['low'], result['high'])}; threshold {result['threshold']:g}; "
+        f"{format_interval(result['mean'], result['low'], result['high'])}; threshold {result['threshold']:g}; "
         f"seeds: {values}. {result['reason'][0].upper()}{result['reason'][1:]}.",
         settings,
         *([result["notes"]] if result["notes"] else []),
-        f"`python reproductions/{result['name']}.py`: {_duration(result['training_s'])} of one core for its "
+        f"`python -m reproductions {result['id'].lower()}`: {_duration(result['training_s'])} of one core for its "
         f"{len(result['runs'])} runs where none is kept, {_duration(result['drawing_s'])} from kept runs.",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(blocks) + "\n"
 
 
 def _anchor(result: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The frame around every figure: title, verdict, settings; and its files."""
+"""The frame around every figure: title, verdict and settings; writing its files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INCHES_A_CHARACTER = {9: 0.068, 8: 0.060}
 
 
 def new_picture(size: tuple[float, float], title: str, verdict: str, caption: str) -> tuple[Figure, SubFigure]:
-    """Make a figure with its texts; what is drawn goes into the sub-figure that is returned beside it.
+    """Make a figure with its texts, and the sub-figure for what is drawn.
 
     Args:
         size: width and height in inches.
@@ -36,7 +36,7 @@ def new_picture(size: tuple[float, float], title: str, verdict: str, caption: st
 
 
 def save_picture(figure: Figure, stem: Path) -> Path:
-    """Write ``<stem>.png`` and ``<stem>.svg``; returns the first.
+    """Write ``<stem>.png`` and ``<stem>.svg``, and return the path of the first.
 
     Both bear no date: the same runs give the same picture, to the rounding of matplotlib's layout.
     """
@@ -45,7 +45,7 @@ def save_picture(figure: Figure, stem: Path) -> Path:
     layout = figure.get_layout_engine()
     assert layout is not None
     layout.execute(figure)
-    figure.set_layout_engine("none")  # the places that it found serve both files; each would look for them again
+    figure.set_layout_engine("none")  # one layout serves both files; each would compute it again
     figure.savefig(path)
     figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
     return path
@@ -53,4 +53,4 @@ def save_picture(figure: Figure, stem: Path) -> Path:
 
 def _wrap(text: str, inches: float, points: int) -> str:
     characters = int(inches / INCHES_A_CHARACTER[points])
-    return "\n".join(line for part in text.splitlines() for line in textwrap.wrap(part, characters) or [""])
+    return "\n".join(line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, characters) or [""])

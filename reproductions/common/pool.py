@@ -1,4 +1,4 @@
-"""Many runs on all cores: what is kept is not made again, and an interrupted set of runs goes on where it was."""
+"""Many runs on all cores: finished runs are not made again, and an interrupted set of runs resumes."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ REFRESH_S = 0.5
 
 
 def finish(configurations: Iterable[Configuration], folder: Path, workers: int) -> None:
-    """See to it that every run is finished, and every run that one of them restarts from.
+    """Finish every run, and every run that one of them restarts from.
 
     Args:
         configurations: the runs; one that occurs twice is made once.
-        folder: where runs are kept.
+        folder: where runs are stored.
         workers: runs made at a time, each on one thread; 1 makes them in this process.
 
     Raises:
-        RunError, OSError, DataNotFoundError: as ``train``; the runs that were finished before are kept.
+        RunError, OSError, DataNotFoundError: as ``train``; finished runs stay.
     """
     waves: list[dict[str, Configuration]] = []
     for configuration in configurations:
-        _place(configuration, waves)
+        _assign_wave(configuration, waves)
     for wave in waves:
         missing = [c for c in wave.values() if find(c, folder) is None]
         missing.sort(key=lambda c: -c.steps * c.n_examples)  # the longest first, so that none is left over at the end
@@ -46,14 +46,9 @@ def finish(configurations: Iterable[Configuration], folder: Path, workers: int) 
             _in_processes(missing, folder, min(workers, len(missing)))
 
 
-def default_workers() -> int:
-    """One run a core that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def _place(configuration: Configuration, waves: list[dict[str, Configuration]]) -> int:
-    """Put a run into the wave after the run it restarts from; the number of its wave."""
-    number = 0 if configuration.restart is None else 1 + _place(configuration.restart.parent, waves)
+def _assign_wave(configuration: Configuration, waves: list[dict[str, Configuration]]) -> int:
+    """Put a run into the wave after that of the run it restarts from, and return the index of its wave."""
+    number = 0 if configuration.restart is None else 1 + _assign_wave(configuration.restart.parent, waves)
     while len(waves) <= number:
         waves.append({})
     waves[number][configuration.name] = configuration
@@ -69,17 +64,17 @@ def _in_processes(missing: list[Configuration], folder: Path, workers: int) -> N
         with tqdm(total=len(missing), unit=" runs", desc="all runs", position=0, mininterval=REFRESH_S) as bar:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is not the workers' to handle
             try:
-                waiting = [executor.submit(_train_in_slot, configuration, folder) for configuration in missing]
+                futures = [executor.submit(_train_in_slot, configuration, folder) for configuration in missing]
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            for done in as_completed(waiting):
-                done.result()
+            for future in as_completed(futures):
+                future.result()
                 bar.update()
     except BaseException:
         executor.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             process.terminate()
-        tqdm.set_lock(threading.RLock())  # who was killed may hold the other for ever
+        tqdm.set_lock(threading.RLock())  # a process that was killed may never release the other
         raise
     executor.shutdown()
 
@@ -89,7 +84,7 @@ _slot = 0
 
 def _start_worker(lock: Any, slots: Synchronized[int]) -> None:
     """Take a line of the terminal for this process's bars, and end with the process that started this one."""
-    global _slot  # noqa: PLW0603 - a process of the pool has no other place for what it is
+    global _slot  # noqa: PLW0603 - a process of the pool can store its number nowhere else
     threading.Thread(target=_end_with_parent, daemon=True).start()
     tqdm.set_lock(lock)
     with slots.get_lock():

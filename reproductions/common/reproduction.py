@@ -1,14 +1,13 @@
-"""One figure: what it claims, the runs it needs, the number that decides it, and how it is drawn."""
+"""A figure: its claim, the runs it needs, the statistic that decides it, and how it is drawn."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from matplotlib.figure import Figure, SubFigure
 
@@ -16,22 +15,22 @@ from reproductions.common.caption import describe_settings
 from reproductions.common.configuration import Configuration
 from reproductions.common.picture import new_picture, save_picture
 from reproductions.common.pool import finish
+from reproductions.common.request import Effort, Request
 from reproductions.common.runs import RunError, TrainingRun, find
-from reproductions.common.verdict import Verdict, in_numbers, judge
+from reproductions.common.verdict import Verdict, format_interval, judge
 
 SEEDS = range(20, 25)
 """Settings were tried out on seeds below 10, and 10 to 17 had been seen when statistics were changed."""
 
 QUICK_SEEDS = 2
 
-Effort = Literal["quick", "default", "full"]
 Runs = Mapping[str, TrainingRun]
 """The runs of one seed, by the keys that the plan gave them."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a figure is drawn of.
+    """Runs and verdict that a figure is drawn from.
 
     Attributes:
         runs: seed -> key -> run.
@@ -58,9 +57,9 @@ class Reproduction:
         title: line above the figure.
         claims: numbers of the paper's claims that it tests; none for figures beyond the paper.
         statement: the claim as this figure tests it, one sentence that is true or false.
-        statistic: what is measured of each seed, with its unit; ``threshold``: the statement holds where the mean over
-            seeds is at least this. Committed before the results.
-        plan: the runs of one seed at an effort, each under a key of its own.
+        statistic: what is measured of each seed, with its unit.
+        threshold: the statement holds where the mean over seeds is at least this; committed before the results.
+        plan: the runs of one seed at an effort, each under a unique key.
         measure: the statistic of one seed's runs, given theta; NaN where they are too short.
         draw: fills a figure of ``size`` inches.
         notes: what else a reader should know: what was chosen, what the statistic does not say.
@@ -82,39 +81,8 @@ class Reproduction:
 
     @property
     def id(self) -> str:
-        """P1 to P10, A1 to A4, or what stands beyond them."""
+        """Letter and number, as in P1, A4 or B2."""
         return self.name.partition("_")[0].upper()
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks of a figure, or of all.
-
-    Attributes:
-        effort: which settings; seeds: how many seeds, None for the effort's number.
-        first_seed: the first of them; None for the figure's own.
-        theta: threshold of the regimes, between 0 and 1.
-        steps: no run is longer; None leaves them as planned.
-        lr_scale: every learning rate times this.
-        runs_folder: where runs are kept; out: where pictures and verdicts go.
-        workers: runs made at a time.
-    """
-
-    effort: Effort = "default"
-    seeds: int | None = None
-    first_seed: int | None = None
-    theta: float = 0.9
-    steps: int | None = None
-    lr_scale: float = 1.0
-    runs_folder: Path = Path("runs")
-    out: Path = Path("runs")
-    workers: int = 1
-
-    @property
-    def is_default(self) -> bool:
-        """Whether these are the settings that a kept result stands for."""
-        plain = Request(runs_folder=self.runs_folder, out=self.out, workers=self.workers)
-        return self == plain
 
 
 def planned(figure: Reproduction, request: Request) -> dict[int, dict[str, Configuration]]:
@@ -122,42 +90,44 @@ def planned(figure: Reproduction, request: Request) -> dict[int, dict[str, Confi
     first = figure.seeds.start if request.first_seed is None else request.first_seed
     number = request.seeds or (QUICK_SEEDS if request.effort == "quick" else len(figure.seeds))
     return {
-        seed: {key: _as_asked(c, request) for key, c in figure.plan(request.effort, seed).items()}
+        seed: {key: _apply_request(c, request) for key, c in figure.plan(request.effort, seed).items()}
         for seed in range(first, first + number)
     }
 
 
-def _as_asked(configuration: Configuration, request: Request) -> Configuration:
+def _apply_request(configuration: Configuration, request: Request) -> Configuration:
     steps = configuration.steps if request.steps is None else min(configuration.steps, request.steps)
     restart = configuration.restart
     if restart is not None:
-        restart = replace(restart, parent=_as_asked(restart.parent, request), theta=request.theta)
+        restart = replace(restart, parent=_apply_request(restart.parent, request), theta=request.theta)
     return replace(configuration, steps=steps, lr=configuration.lr * request.lr_scale, restart=restart)
 
 
-def train_all(figures: list[Reproduction], request: Request) -> None:
-    """Finish every run of some figures; shared ones once."""
-    wanted = [c for figure in figures for runs in planned(figure, request).values() for c in runs.values()]
-    finish(wanted, request.runs_folder, request.workers)
+def train_all(figures: Sequence[Reproduction], request: Request) -> None:
+    """Finish every run of some figures; shared runs are made once."""
+    configurations = [c for figure in figures for runs in planned(figure, request).values() for c in runs.values()]
+    finish(configurations, request.runs_folder, request.workers)
 
 
 def conclude(figure: Reproduction, request: Request) -> tuple[Verdict, Path]:
-    """Analyse the finished runs, draw the figure, write its verdict; returns it and the picture's path.
+    """Analyse the finished runs, draw the figure and write its verdict; return the verdict and the picture's path.
 
     Raises:
         RunError: a run is missing or its files cannot be used.
     """
     started = time.perf_counter()
     configurations = planned(figure, request)
-    runs = {seed: {key: _found(c, request) for key, c in keyed.items()} for seed, keyed in configurations.items()}
-    values = [figure.measure(keyed, request.theta) for keyed in runs.values()]
+    runs = {
+        seed: {key: _load_run(c, request) for key, c in seed_runs.items()} for seed, seed_runs in configurations.items()
+    }
+    values = [figure.measure(seed_runs, request.theta) for seed_runs in runs.values()]
     results = Results(runs, request.theta, judge(values, figure.threshold))
 
-    whole = [run for keyed in runs.values() for run in keyed.values()]
-    settings = describe_settings([run.configuration for run in whole])
-    diverged = [run for run in whole if run.diverged_at is not None]
+    all_runs = [run for seed_runs in runs.values() for run in seed_runs.values()]
+    settings = describe_settings([run.configuration for run in all_runs])
+    diverged = [run for run in all_runs if run.diverged_at is not None]
     if diverged:
-        settings += f"\n{len(diverged)} of {len(whole)} runs diverged to infinity; they are read up to there"
+        settings += f"\n{len(diverged)} of {len(all_runs)} runs diverged to infinity; they are read up to there"
     picture, body = new_picture(
         figure.size, f"{figure.id}  {figure.title}", verdict_line(figure, results.verdict, request.theta), settings
     )
@@ -177,13 +147,13 @@ def conclude(figure: Reproduction, request: Request) -> tuple[Verdict, Path]:
         "seeds": list(runs),
         "settings": settings,
         "notes": figure.notes,
-        "runs": sorted({run.configuration.name for run in whole}),
+        "runs": sorted({run.configuration.name for run in all_runs}),
         "diverged": len(diverged),
-        "training_s": round(sum({run.configuration.name: run.seconds for run in whole}.values()), 1),
+        "training_s": round(sum({run.configuration.name: run.seconds for run in all_runs}.values()), 1),
         "drawing_s": round(time.perf_counter() - started, 1),
-        "processor": _each_once(run.processor for run in whole),
+        "processor": _each_once(run.processor for run in all_runs),
         "versions": {
-            name: _each_once(run.versions.get(name, "unknown") for run in whole) for name in whole[0].versions
+            name: _each_once(run.versions.get(name, "unknown") for run in all_runs) for name in all_runs[0].versions
         },
     }
     text = json.dumps(_without_nan(record), indent=1, ensure_ascii=False, allow_nan=False)
@@ -192,12 +162,12 @@ def conclude(figure: Reproduction, request: Request) -> tuple[Verdict, Path]:
 
 
 def verdict_line(figure: Reproduction, verdict: Verdict, theta: float) -> str:
-    """The verdict in words, and in numbers on a second line."""
-    known = sum(map(math.isfinite, verdict.values))
-    seeds = f"{known} seeds" if known == len(verdict.values) else f"{known} of {len(verdict.values)} seeds"
+    """Format a verdict: the statement on one line, its numbers on a second one."""
+    n_valid = sum(map(math.isfinite, verdict.values))
+    seeds = f"{n_valid} seeds" if n_valid == len(verdict.values) else f"{n_valid} of {len(verdict.values)} seeds"
     return (
         f"{figure.statement}: {verdict.verdict.upper()}\n"
-        f"{figure.statistic}: {in_numbers(verdict.mean, verdict.low, verdict.high)}; "
+        f"{figure.statistic}: {format_interval(verdict.mean, verdict.low, verdict.high)}; "
         f"threshold {verdict.threshold:g}, θ = {theta:g}, {seeds}"
     )
 
@@ -206,7 +176,7 @@ def _each_once(texts: Iterable[str]) -> str:
     return "; ".join(sorted(set(texts)))
 
 
-def _found(configuration: Configuration, request: Request) -> TrainingRun:
+def _load_run(configuration: Configuration, request: Request) -> TrainingRun:
     run = find(configuration, request.runs_folder)
     if run is None:
         raise RunError(f"{request.runs_folder}: expected the finished run {configuration.name}, found none")
@@ -214,7 +184,7 @@ def _found(configuration: Configuration, request: Request) -> TrainingRun:
 
 
 def _without_nan(value: object) -> object:
-    """JSON has no NaN: what is not known is null."""
+    """Replace NaN and infinity, which JSON lacks, by null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Finished runs: a trace named by its configuration, kept beside a record of how it was made."""
+"""Finished runs: a trace named by its configuration, stored beside a record of how it was made."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SKETCH_WINDOW = 1
 
 
 class RunError(Exception):
-    """A kept run cannot be used; the message names its file."""
+    """A stored run cannot be used; the message names its file."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class TrainingRun:
         n_parameters: how many numbers were trained.
         seconds: wall time of the training, measurements included.
         diverged_at: the first step whose loss was not finite; None where there is none.
-        versions: of the packages that made it; processor: what computed it, and with which instructions.
+        versions: of the packages that made it.
+        processor: what computed it, and with which instructions.
     """
 
     configuration: Configuration
@@ -59,13 +60,13 @@ class TrainingRun:
         return self._open(sketch_path(self.configuration, self.folder), SKETCH_WINDOW)
 
     def check(self) -> None:
-        """Raise ``RunError`` where a trace of this run is not whole: the run itself never fails over that."""
+        """Raise ``RunError`` where a trace of this run is incomplete: training itself never fails over that."""
         _ = self.trace
         if self.configuration.sketch is not None:
             _ = self.sketches
 
     def _open(self, path: Path, window: int) -> Any:
-        """A trace of this run, or an error where it is not the whole of it."""
+        """Open a trace of this run; raises ``RunError`` where it is incomplete."""
         try:
             trace = fastgeom.open_trace(path)
         except (OSError, ValueError) as error:
@@ -89,16 +90,16 @@ class TrainingRun:
         """``checkpoint_steps``, ``checkpoints`` (checkpoint, parameter), ``gradients`` (step, parameter), as asked."""
         path = arrays_path(self.configuration, self.folder)
         try:
-            with path.open("rb") as file, np.load(file) as kept:  # np.load leaves a bad file open
-                return dict(kept)
+            with path.open("rb") as file, np.load(file) as archive:  # np.load leaves a bad file open
+                return dict(archive)
         except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
             raise self._error(path, f"the arrays of {self.configuration.title}", error) from error
 
     @cached_property
     def end(self) -> int:
         """Number of rows before the loss or the gradient stopped being finite: what a statistic may read."""
-        lost = ~np.isfinite(self.trace.grad_sq) | ~np.isfinite(self.trace.loss)
-        return int(np.argmax(lost)) if lost.any() else len(lost)
+        is_nonfinite = ~np.isfinite(self.trace.grad_sq) | ~np.isfinite(self.trace.loss)
+        return int(np.argmax(is_nonfinite)) if is_nonfinite.any() else len(is_nonfinite)
 
     @property
     def cosine(self) -> np.ndarray:
@@ -120,42 +121,42 @@ class TrainingRun:
 
 
 def regime_share(cosine: np.ndarray, regime: str, theta: float) -> float:
-    """Share of the steps with a known c_t that lie in a regime; NaN where there are fewer than two such steps.
+    """Share of the steps with a finite c_t that lie in a regime; NaN where there are fewer than two such steps.
 
     Args:
         cosine: c_t, shape (step,).
         regime: a key of ``analysis.REGIMES``.
         theta: threshold of the regimes.
     """
-    known = np.isfinite(cosine)
-    if np.count_nonzero(known) < 2:
+    measured = np.isfinite(cosine)
+    if np.count_nonzero(measured) < 2:
         return float("nan")
-    return float(np.mean(analysis.classify(cosine, theta)[known] == analysis.REGIMES[regime]))
+    return float(np.mean(analysis.classify(cosine, theta)[measured] == analysis.REGIMES[regime]))
 
 
 def trace_path(configuration: Configuration, folder: Path) -> Path:
-    """Place of a run's trace."""
+    """Path of a run's trace."""
     return folder / f"{configuration.name}.h5"
 
 
 def sketch_path(configuration: Configuration, folder: Path) -> Path:
-    """Place of a run's trace with stored sketches."""
+    """Path of a run's trace with stored sketches."""
     return folder / f"{configuration.name}.sketches.h5"
 
 
 def arrays_path(configuration: Configuration, folder: Path) -> Path:
-    """Place of a run's checkpoints and gradients."""
+    """Path of a run's checkpoints and gradients."""
     return folder / f"{configuration.name}.npz"
 
 
 def record_path(configuration: Configuration, folder: Path) -> Path:
-    """Place of the record; it is written last, so that a run without one is unfinished and made again."""
+    """Path of the record; it is written last, so that a run without one is unfinished and made again."""
     return folder / f"{configuration.name}.json"
 
 
 @contextlib.contextmanager
-def claimed(configuration: Configuration, folder: Path) -> Iterator[None]:
-    """Hold a run, so that no second process makes it at the same time; waits while another one does."""
+def lock_run(configuration: Configuration, folder: Path) -> Iterator[None]:
+    """Lock a run, so that no second process makes it at the same time; waits while another one does."""
     locks = folder / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     with (locks / configuration.name).open("w") as file:
@@ -164,7 +165,7 @@ def claimed(configuration: Configuration, folder: Path) -> Iterator[None]:
 
 
 def write_arrays(configuration: Configuration, folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Keep a run's arrays, whole or not at all."""
+    """Write a run's arrays atomically."""
     path = arrays_path(configuration, folder)
     draft = path.with_suffix(".npz.part")
     with draft.open("wb") as file:
@@ -173,7 +174,7 @@ def write_arrays(configuration: Configuration, folder: Path, arrays: dict[str, n
 
 
 def write_record(run: TrainingRun) -> None:
-    """Say that a run is finished, and how it was made; whole or not at all."""
+    """Record atomically that a run is finished, and how it was made."""
     record = {field.name: getattr(run, field.name) for field in fields(TrainingRun)}
     del record["folder"]
     path = record_path(run.configuration, run.folder)
@@ -183,7 +184,7 @@ def write_record(run: TrainingRun) -> None:
 
 
 def find(configuration: Configuration, folder: Path) -> TrainingRun | None:
-    """Find a kept run; None where it was never finished.
+    """Find a stored run; None where it was never finished.
 
     Raises:
         RunError: its record is unreadable, or that of another configuration.
@@ -191,12 +192,12 @@ def find(configuration: Configuration, folder: Path) -> TrainingRun | None:
     path = record_path(configuration, folder)
     try:
         record = json.loads(path.read_text())
-        kept = record.pop("configuration")
+        stored = record.pop("configuration")
         run = TrainingRun(configuration, folder, **record)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path}: expected the record of a run, got none ({error}): delete it to train again") from error
-    if kept != json.loads(json.dumps(configuration.as_dict())):
+    if stored != json.loads(json.dumps(configuration.as_dict())):
         raise RunError(f"{path}: expected the record of {configuration.title}, got another's: delete it to train again")
     return run

@@ -1,4 +1,4 @@
-"""The settings that figures share, so that they share runs: a row a network and data set, tried out on other seeds."""
+"""Settings that figures share, so that they share runs: one of each network and data set, tuned on other seeds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reproductions.common.configuration import Configuration
-from reproductions.common.reproduction import Effort
+from reproductions.common.request import Effort
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,18 @@ FULL_NETWORK = {
     "resnet": "resnet18",
     "resnet-bn": "resnet18",
 }
-"""What stands for a small network with --full."""
+"""The network that replaces a small one with --full."""
 
 
 def reference(effort: Effort, seed: int, network: str = "cnn", data: str = "mnist5k", **changes: Any) -> Configuration:
-    """The shared run of a network on a data set.
+    """Configure the shared run of a network on a data set.
 
     Args:
         effort: ``"quick"`` trains a few steps on a few of the 8×8 digits (or sequences), ``"full"`` its counterpart
             among ResNet-18 and VGG-11 on 5,000 images of CIFAR-10, on a CUDA card.
         seed: of the run.
-        network: a name of ``models.NETWORKS``; data: a name of ``data.NAMES``.
+        network: a name of ``models.NETWORKS``.
+        data: a name of ``data.NAMES``.
         changes: fields of the configuration that differ.
     """
     if effort == "default":

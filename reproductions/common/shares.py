@@ -19,6 +19,6 @@ def share_table(run: TrainingRun, labels: np.ndarray) -> np.ndarray:
 
 
 def oscillating_share(cosine: np.ndarray) -> float:
-    """Share of the steps with a known correlation at which it is negative; NaN without one."""
-    known = cosine[np.isfinite(cosine)]
-    return float(np.mean(known < 0)) if len(known) else float("nan")
+    """Share of the steps with a finite correlation at which it is negative; NaN without one."""
+    measured = cosine[np.isfinite(cosine)]
+    return float(np.mean(measured < 0)) if len(measured) else float("nan")

@@ -9,7 +9,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
-Pieces = Callable[[], Iterable[Tensor]]
+LossTerms = Callable[[], Iterable[Tensor]]
 
 KRYLOV = 8
 """Vectors that ARPACK keeps. A call takes one product more at least, and restarts take more: a convolutional network of
@@ -21,16 +21,16 @@ NOISE = 0.1
 
 
 def sharpness(
-    parameters: Sequence[Tensor], pieces: Pieces, start: np.ndarray | None = None, tolerance: float = 1e-3
+    parameters: Sequence[Tensor], loss_terms: LossTerms, start: np.ndarray | None = None, tolerance: float = 1e-3
 ) -> tuple[float, np.ndarray]:
     r"""Find the largest algebraic eigenvalue of a loss's Hessian, and its eigenvector.
 
-    $$ \lambda = \max_{\|v\| = 1} v^\top \nabla^2 f(x)\, v, \qquad f = \sum_{\text{pieces}} f_i $$
+    $$ \lambda = \max_{\|v\| = 1} v^\top \nabla^2 f(x)\, v, \qquad f = \sum_i f_i $$
 
     Args:
         parameters: the leaf tensors x; the Hessian is that of all of them together, n elements.
-        pieces: yields losses f_i with their graphs, already scaled so that they add up to f. It is called once for
-            every product, and each piece's graph is dropped before the next is asked for.
+        loss_terms: yields losses f_i with their graphs, scaled so that they add up to f. It is called once for every
+            product, and each term's graph is dropped before the next is asked for.
         start: where to begin, shape (n,): the eigenvector that the last call returned.
         tolerance: the eigenvector's residual, ‖Hv - λv‖ ≤ tolerance × |λ|. The error of λ is its square over the gap
             to the next eigenvalue, far smaller.
@@ -44,26 +44,26 @@ def sharpness(
     """
     sizes = [parameter.numel() for parameter in parameters]
     operator = LinearOperator(
-        (sum(sizes), sum(sizes)), matvec=lambda v: hessian_product(parameters, pieces, v), dtype=np.float64
+        (sum(sizes), sum(sizes)), matvec=lambda v: hessian_product(parameters, loss_terms, v), dtype=np.float64
     )
     noise = np.random.default_rng(0).standard_normal(sum(sizes))
     # Another eigenvector may have become the largest; from a start without any part of it, it would not be found.
-    first = noise if start is None else start / np.linalg.norm(start) + NOISE * noise / np.linalg.norm(noise)
-    values, vectors = eigsh(operator, k=1, which="LA", v0=first, ncv=min(KRYLOV, sum(sizes)), tol=tolerance)
+    start_vector = noise if start is None else start / np.linalg.norm(start) + NOISE * noise / np.linalg.norm(noise)
+    values, vectors = eigsh(operator, k=1, which="LA", v0=start_vector, ncv=min(KRYLOV, sum(sizes)), tol=tolerance)
     return float(values[0]), vectors[:, 0]
 
 
-def hessian_product(parameters: Sequence[Tensor], pieces: Pieces, vector: np.ndarray) -> np.ndarray:
-    """Multiply a loss's Hessian with a vector, piece by piece; the pieces are added up in float64."""
+def hessian_product(parameters: Sequence[Tensor], loss_terms: LossTerms, vector: np.ndarray) -> np.ndarray:
+    """Multiply a loss's Hessian with a vector, term by term; the products are added up in float64."""
     sizes = [parameter.numel() for parameter in parameters]
     split = torch.from_numpy(np.asarray(vector, np.float64).reshape(-1)).split(sizes)
     directions = [v.reshape(p.shape).to(p) for v, p in zip(split, parameters, strict=True)]
     total = torch.zeros(sum(sizes), dtype=torch.float64)
     with torch.enable_grad():
-        for piece in pieces():
-            gradient = torch.autograd.grad(piece, parameters, create_graph=True, materialize_grads=True)
+        for term in loss_terms():
+            gradient = torch.autograd.grad(term, parameters, create_graph=True, materialize_grads=True)
             curved = [(g, v) for g, v in zip(gradient, directions, strict=True) if g.requires_grad]
-            if not curved:  # the piece is linear in all parameters
+            if not curved:  # the term is linear in all parameters
                 continue
             products = torch.autograd.grad(
                 [g for g, _ in curved], parameters, [v for _, v in curved], materialize_grads=True

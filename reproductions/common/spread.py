@@ -1,4 +1,4 @@
-"""Statistics of several seeds on one panel: their mean, each of them, and what to write where there is none."""
+"""Statistics of several seeds on one panel: their mean, each seed, and a note where there is no value."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from fastgeom import figures
 TOO_SHORT = "too short: no run has a value"
 
 
-def known_mean(values: ArrayLike) -> Any:
-    """Mean over the first axis of what is finite; NaN where nothing is."""
+def finite_mean(values: ArrayLike) -> Any:
+    """Mean of the finite values over the first axis; NaN where there is none."""
     array = np.asarray(values, dtype=np.float64)
-    known = np.isfinite(array)
-    count = known.sum(axis=0)
-    return np.where(count > 0, np.where(known, array, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)[()]
+    finite = np.isfinite(array)
+    count = finite.sum(axis=0)
+    return np.where(count > 0, np.where(finite, array, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)[()]
 
 
-def known_median(values: ArrayLike) -> float:
-    """Median of what is finite; NaN where nothing is."""
+def finite_median(values: ArrayLike) -> float:
+    """Median of the finite values; NaN where there is none."""
     array = np.asarray(values, dtype=np.float64)
-    known = array[np.isfinite(array)]
-    return float(np.median(known)) if known.size else float("nan")
+    finite = array[np.isfinite(array)]
+    return float(np.median(finite)) if finite.size else float("nan")
 
 
 def percent(share: float) -> str:
-    """A share for a title."""
+    """Format a share for a title."""
     return f"{share:.0%}" if np.isfinite(share) else "unknown share"
 
 
@@ -47,7 +47,8 @@ def plot_seeds(
     """Draw the mean over seeds as a line, the range of the seeds as a band and each seed as a point.
 
     Args:
-        axes: where; x: shape (n,).
+        axes: the panel drawn on.
+        x: positions, shape (n,).
         values: shape (seed, n); NaN is not drawn.
         style: an entry of ``figures.CYCLE``.
         label: of the line.
@@ -58,29 +59,37 @@ def plot_seeds(
         Whether there was anything to draw.
     """
     array = np.asarray(values, dtype=np.float64)
-    known = np.isfinite(array)
-    some = known.any(axis=0)
-    if not some.any():
+    finite = np.isfinite(array)
+    has_value = finite.any(axis=0)
+    if not has_value.any():
         return False
-    at = np.asarray(x, dtype=np.float64)
-    low = np.where(known, array, np.inf).min(axis=0)[some]
-    high = np.where(known, array, -np.inf).max(axis=0)[some]
+    positions, means = np.asarray(x, dtype=np.float64), finite_mean(array)[has_value]
+    low = np.where(finite, array, np.inf).min(axis=0)[has_value]
+    high = np.where(finite, array, -np.inf).max(axis=0)[has_value]
     if band:
-        axes.fill_between(at[some], low, high, color=style["color"], alpha=0.12, linewidth=0)
-    axes.plot(at[some], known_mean(array)[some], **{**style, "marker": None}, linewidth=1.6, label=label)
+        axes.fill_between(positions[has_value], low, high, color=style["color"], alpha=0.12, linewidth=0)
+    axes.plot(positions[has_value], means, **{**style, "marker": None}, linewidth=1.6, label=label)
     for seed in array:
-        axes.plot(at * shift, seed, color=style["color"], marker=style["marker"], markersize=3.5, linestyle="none",
-                  markerfacecolor="white", markeredgewidth=0.8)  # fmt: skip
+        axes.plot(
+            positions * shift,
+            seed,
+            color=style["color"],
+            marker=style["marker"],
+            markersize=3.5,
+            linestyle="none",
+            markerfacecolor="white",
+            markeredgewidth=0.8,
+        )
     return True
 
 
 def plot_strips(
     axes: Axes, groups: Mapping[str, Sequence[float]], colours: Sequence[str] | None = None, middle: str = "mean"
 ) -> None:
-    """Draw one row a group, the first above; the middle of the known values is a bar with its number above.
+    """Draw one row a group, the first above; the mean or median of the finite values is a bar with its number above.
 
     Args:
-        axes: where; values lie along x.
+        axes: the panel drawn on; values lie along x.
         groups: name -> one value a seed, NaN where it is unknown. Groups differ in marker and, unless ``colours`` are
             given, in colour as in ``figures.CYCLE``.
         colours: one a group.
@@ -89,30 +98,60 @@ def plot_strips(
     axes.set_ylim(len(groups) - 0.5, -0.75)
     axes.set_yticks(range(len(groups)), list(groups))
     if not np.isfinite(np.concatenate([np.asarray(values, float) for values in groups.values()])).any():
-        say(axes, TOO_SHORT, "x")
+        note_missing(axes, TOO_SHORT, "x")
         return
     for row, values in enumerate(groups.values()):
-        known = np.asarray([value for value in values if np.isfinite(value)])
-        if not len(known):
-            axes.text(0.5, row, "no value", transform=axes.get_yaxis_transform(), ha="center", va="center",
-                      fontsize=8, fontstyle="italic")  # fmt: skip
+        finite = np.asarray([value for value in values if np.isfinite(value)])
+        if not len(finite):
+            axes.text(
+                0.5,
+                row,
+                "no value",
+                transform=axes.get_yaxis_transform(),
+                ha="center",
+                va="center",
+                fontsize=8,
+                fontstyle="italic",
+            )
             continue
-        look = figures.CYCLE[row % len(figures.CYCLE)]
-        colour = look["color"] if colours is None else colours[row]
-        heights = row + np.linspace(-0.15, 0.15, len(known)) if len(known) > 1 else [row]
-        axes.plot(known, heights, linestyle="none", color=colour, marker=look["marker"], markersize=5, alpha=0.8)
-        bar = float(known.mean() if middle == "mean" else np.median(known))
+        style = figures.CYCLE[row % len(figures.CYCLE)]
+        colour = style["color"] if colours is None else colours[row]
+        heights = row + np.linspace(-0.15, 0.15, len(finite)) if len(finite) > 1 else [row]
+        axes.plot(finite, heights, linestyle="none", color=colour, marker=style["marker"], markersize=5, alpha=0.8)
+        bar = float(finite.mean() if middle == "mean" else np.median(finite))
         axes.plot([bar] * 2, [row - 0.28, row + 0.28], color=figures.INK, linewidth=1.6)
-        axes.annotate(f"{bar:.2f}", (bar, row - 0.28), xytext=(0, 1), textcoords="offset points",
-                      ha="center", va="bottom", fontsize=8)  # fmt: skip
+        axes.annotate(
+            f"{bar:.2f}",
+            (bar, row - 0.28),
+            xytext=(0, 1),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+        )
     axes.margins(x=0.08)
 
 
-def say(axes: Axes, text: str, axis: Literal["x", "y", "both"] = "y") -> None:
-    """Write why there is nothing to draw; the axis that would show it loses its ticks."""
+def note_missing(axes: Axes, text: str, axis: Literal["x", "y", "both"] = "y") -> None:
+    """Write why there is nothing to draw; the axis that would show it loses its ticks.
+
+    Args:
+        axes: the panel written on.
+        text: the reason.
+        axis: whose ticks are removed.
+    """
     if axis != "y":
         axes.set_xticks([])
     if axis != "x":
         axes.set_yticks([])
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=figures.INK, fontstyle="italic",
-              bbox={"facecolor": "white", "linewidth": 0, "pad": 2})  # fmt: skip
+    axes.text(
+        0.5,
+        0.5,
+        text,
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        color=figures.INK,
+        fontstyle="italic",
+        bbox={"facecolor": "white", "linewidth": 0, "pad": 2},
+    )

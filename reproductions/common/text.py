@@ -1,4 +1,4 @@
-"""Where text comes from: the documentation of the language that ships with Python itself."""
+"""Text: the documentation of the language that ships with Python."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONTEXT = 32
 
 
 def help_topics() -> tuple[np.ndarray, np.ndarray]:
-    """Cut what Python's ``help`` knows of the language into sequences that touch and do not overlap.
+    """Cut the topics of Python's ``help`` into adjacent sequences of characters.
 
     ``pydoc_data.topics`` holds about 465,000 characters of English and of examples; its topics are joined in the order
     of their names. The commonest 63 characters are symbols 1 to 63 and all rarer ones (0.6 %) are symbol 0, so that a
@@ -21,7 +21,8 @@ def help_topics() -> tuple[np.ndarray, np.ndarray]:
     **The text differs between versions of Python**, and the losses with it: compare statistics.
 
     Returns:
-        inputs, targets: int64, both (n, ``CONTEXT``); ``targets[i, j]`` is the character after ``inputs[i, j]``.
+        Inputs and targets, int64, both of shape (n, ``CONTEXT``); ``targets[i, j]`` is the character after
+        ``inputs[i, j]``.
     """
     from pydoc_data.topics import topics
 

@@ -1,4 +1,4 @@
-"""One run: a network trained as its configuration says, measured at every step, kept under its name."""
+"""Train one run as its configuration says, and measure every step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,18 +16,17 @@ from scipy.sparse.linalg import ArpackError
 from torch import Tensor, nn
 
 import fastgeom
-from fastgeom import analysis
 from reproductions.common.batches import BatchProbes, batches
-from reproductions.common.configuration import Configuration, Restart
+from reproductions.common.checkpoints import flatten, restart_point, set_parameters
+from reproductions.common.configuration import Configuration
 from reproductions.common.data import Examples, load
-from reproductions.common.descent import add_batch_gradient, add_full_batch_gradient, loss_pieces
+from reproductions.common.descent import add_batch_gradient, add_full_batch_gradient, loss_terms
 from reproductions.common.models import build, count_parameters
 from reproductions.common.runs import (
     SKETCH_WINDOW,
-    RunError,
     TrainingRun,
-    claimed,
     find,
+    lock_run,
     sketch_path,
     trace_path,
     write_arrays,
@@ -49,17 +47,22 @@ Report = Callable[[int, str], object]
 
 
 def train(configuration: Configuration, folder: Path, report: Report) -> None:
-    """Make a run: trace, record and whatever arrays the configuration asks for.
+    """Make a run: its trace, its record, and the arrays that the configuration asks for.
 
-    One thread computes, so that the numbers do not hang on how many cores a machine has, and several runs share them.
-    Where another process is making this very run, it is waited for.
+    One thread computes, so that the numbers do not depend on how many cores a machine has, and several runs share them.
+    Where another process is making this run, it is waited for.
+
+    Args:
+        configuration: of the run.
+        folder: where its files are stored.
+        report: called after each step.
 
     Raises:
         DataNotFoundError: the data set is not there.
         RunError: the run that this one restarts from is missing, or a trace could not be written; nothing is recorded.
         OSError: a file cannot be written.
     """
-    with claimed(configuration, folder):
+    with lock_run(configuration, folder):
         if find(configuration, folder) is None:  # another process may have made it in the meantime
             _train(configuration, folder, report)
 
@@ -70,10 +73,10 @@ def _train(configuration: Configuration, folder: Path, report: Report) -> None:
         examples = load(configuration.data, configuration.n_examples).to(configuration.device)
         model = build(configuration.network, examples, configuration.seed).to(configuration.device)
         if configuration.restart is not None:
-            put_parameters(model, restart_point(configuration.restart, folder))
-        kept = _Kept(configuration, list(model.parameters()))
-        diverged_at = _descend(configuration, folder, model, examples, kept=kept, report=report)
-    if arrays := kept.arrays():
+            set_parameters(model, restart_point(configuration.restart, folder))
+        recorder = _StateRecorder(configuration, list(model.parameters()))
+        diverged_at = _descend(configuration, folder, model, examples, recorder=recorder, report=report)
+    if arrays := recorder.arrays():
         write_arrays(configuration, folder, arrays)
     run = TrainingRun(
         configuration,
@@ -90,11 +93,11 @@ def _train(configuration: Configuration, folder: Path, report: Report) -> None:
 
 
 def processor(device: str) -> str:
-    """What computes: another one rounds differently, and a chaotic run of the same seed is another run there."""
+    """Name the processor: another one rounds differently, and so a chaotic run of the same seed differs there."""
     if device == "cuda":
         return torch.cuda.get_device_name()
-    named = re.search(r"^model name\s*: (.*)$", _cpu_description(), re.M)
-    model = named[1] if named else platform.processor() or platform.machine()
+    match = re.search(r"^model name\s*: (.*)$", _cpu_description(), re.M)
+    model = match[1] if match else platform.processor() or platform.machine()
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
 
 
@@ -106,42 +109,48 @@ def _cpu_description() -> str:
 
 
 def _descend(
-    configuration: Configuration, folder: Path, model: nn.Module, examples: Examples, *, kept: _Kept, report: Report
+    configuration: Configuration,
+    folder: Path,
+    model: nn.Module,
+    examples: Examples,
+    *,
+    recorder: _StateRecorder,
+    report: Report,
 ) -> int | None:
-    """Train, measured at every step; the first step whose loss was not finite, if there was one."""
+    """Train and measure every step; return the first step whose loss was not finite, None if all were."""
     optimizer = OPTIMISERS[configuration.optimiser](model.parameters(), lr=configuration.lr)
     rows = batches(len(examples), configuration.batch, configuration.seed)
-    probes = BatchProbes(model, examples, configuration.loss) if configuration.batch_probes else None
+    batch_probes = BatchProbes(model, examples, configuration.loss) if configuration.batch_probes else None
     start_vector: np.ndarray | None = None
     with contextlib.ExitStack() as stack:
-        probe, *others = [stack.enter_context(made) for made in _probes(configuration, folder, model)]
+        probe, *other_probes = map(stack.enter_context, _open_probes(configuration, folder, model))
         for step in range(configuration.steps):
             scalars: dict[str, float | Tensor] = {"lr": configuration.lr}
-            kept.before(step)
-            top: np.ndarray | None = None
+            recorder.record_parameters(step)
+            top_vector: np.ndarray | None = None
             if configuration.sharpness_every is not None:
                 scalars |= dict.fromkeys(("sharpness", "top_cosine"), float("nan"))
                 if step % configuration.sharpness_every == 0:
                     with contextlib.suppress(ArpackError):  # the Hessian of a run that diverges is not finite
-                        scalars["sharpness"], top = sharpness(
+                        scalars["sharpness"], top_vector = sharpness(
                             list(model.parameters()),
-                            lambda: loss_pieces(model, examples, configuration.loss, configuration.micro_batch),
+                            lambda: loss_terms(model, examples, configuration.loss, configuration.micro_batch),
                             start_vector,
                         )
-                        start_vector = top
-            chosen = next(rows)
-            if probes is not None:
-                loss = probes.add_gradient(chosen, scalars)
-            elif chosen is None:
+                        start_vector = top_vector
+            batch_rows = next(rows)
+            if batch_probes is not None:
+                loss = batch_probes.add_gradient(batch_rows, scalars)
+            elif batch_rows is None:
                 loss = add_full_batch_gradient(model, examples, configuration.loss, configuration.micro_batch)
             else:
-                loss = add_batch_gradient(model, examples, chosen, configuration.loss)
-            if top is not None:
-                scalars["top_cosine"] = _cosine(flatten([p.grad for p in model.parameters()]), top)
+                loss = add_batch_gradient(model, examples, batch_rows, configuration.loss)
+            if top_vector is not None:
+                scalars["top_cosine"] = _cosine(flatten([p.grad for p in model.parameters()]), top_vector)
             statistics = probe.step(loss=loss, **scalars)
-            for other in others:
-                other.step(loss=loss)
-            kept.after()
+            for other_probe in other_probes:
+                other_probe.step(loss=loss)
+            recorder.record_gradients()
             optimizer.step()
             optimizer.zero_grad()
             report(step + 1, f"loss {loss:.4f}, c {statistics.lag_cosine[0]:+.3f}")
@@ -150,13 +159,13 @@ def _descend(
     return None
 
 
-def _cosine(gradient: np.ndarray, top: np.ndarray) -> float:
-    """Between the gradient and the top eigenvector, from 0 to 1: the sign of an eigenvector means nothing."""
+def _cosine(gradient: np.ndarray, top_vector: np.ndarray) -> float:
+    """Absolute cosine of the gradient and the top eigenvector, whose sign is arbitrary."""
     length = float(np.linalg.norm(gradient))
-    return abs(float(gradient @ top)) / length if length > 0 else float("nan")
+    return abs(float(gradient @ top_vector)) / length if length > 0 else float("nan")
 
 
-def _probes(configuration: Configuration, folder: Path, model: nn.Module) -> Iterator[fastgeom.Probe]:
+def _open_probes(configuration: Configuration, folder: Path, model: nn.Module) -> Iterator[fastgeom.Probe]:
     yield fastgeom.Probe(
         model,
         window=configuration.window,
@@ -175,90 +184,39 @@ def _probes(configuration: Configuration, folder: Path, model: nn.Module) -> Ite
         )
 
 
-class _Kept:
-    """Parameters of some steps and gradients of all, where the configuration asks for them."""
+class _StateRecorder:
+    """Records the parameters of some steps and the gradients of all, where the configuration asks for them."""
 
     def __init__(self, configuration: Configuration, parameters: list[nn.Parameter]) -> None:
         self.every = configuration.checkpoint_every
-        self.keep_gradients = configuration.keep_gradients
+        self.with_gradients = configuration.keep_gradients
         self.parameters = parameters
         self.steps: list[int] = []
         self.checkpoints: list[np.ndarray] = []
         self.gradients: list[np.ndarray] = []
 
-    def before(self, step: int) -> None:
+    def record_parameters(self, step: int) -> None:
         if self.every is not None and step % self.every == 0:
             self.steps.append(step)
             self.checkpoints.append(flatten(self.parameters))
 
-    def after(self) -> None:
-        if self.keep_gradients:
+    def record_gradients(self) -> None:
+        if self.with_gradients:
             self.gradients.append(flatten([parameter.grad for parameter in self.parameters]))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What was kept, under the names that ``TrainingRun.arrays`` gives it."""
-        kept: dict[str, np.ndarray] = {}
+        """What was recorded, under the names of ``TrainingRun.arrays``."""
+        arrays: dict[str, np.ndarray] = {}
         if self.every is not None:
-            kept |= {"checkpoint_steps": np.asarray(self.steps), "checkpoints": np.stack(self.checkpoints)}
-        if self.keep_gradients:
-            kept["gradients"] = np.stack(self.gradients)
-        return kept
-
-
-def flatten(tensors: list[Any]) -> np.ndarray:
-    """All numbers of a list of tensors in one float32 array."""
-    return np.concatenate([tensor.detach().cpu().reshape(-1).numpy() for tensor in tensors])
-
-
-def put_parameters(model: nn.Module, values: np.ndarray) -> None:
-    """Set all parameters of a network to what ``flatten`` made of them."""
-    start = 0
-    with torch.no_grad():
-        for parameter in model.parameters():
-            piece = torch.from_numpy(values[start : start + parameter.numel()])
-            parameter.copy_(piece.reshape(parameter.shape))
-            start += parameter.numel()
-
-
-def restart_point(restart: Restart, folder: Path) -> np.ndarray:
-    """The parameters that a restarted run begins with, as ``Restart`` defines them."""
-    parent = find(restart.parent, folder)
-    if parent is None:
-        raise RunError(f"{trace_path(restart.parent, folder)}: expected the finished run to restart from, got none")
-    return parent.arrays["checkpoints"][restart_index(restart, parent)]
-
-
-def restart_index(restart: Restart, parent: TrainingRun) -> int:
-    """Which checkpoint of the parent that is."""
-    steps = parent.arrays["checkpoint_steps"]
-    inside = longest_kept(parent.labels(restart.theta), analysis.ZIGZAG, steps)
-    if len(inside):
-        return int(inside[len(inside) // 2])
-    return int(np.flatnonzero(steps < max(parent.end, 1))[-1])
-
-
-def longest_kept(labels: np.ndarray, label: int, steps: np.ndarray) -> np.ndarray:
-    """Which checkpoints lie inside the longest stretch of a label that has any, the first of several such.
-
-    Args:
-        labels: of every step, shape (step,).
-        label: of the stretch.
-        steps: of every checkpoint, shape (checkpoint,).
-
-    Returns:
-        Numbers of checkpoints, increasing; empty where no stretch has any.
-    """
-    stretches = [part for part in analysis.stretches(labels) if part.label == label]
-    for stretch in sorted(stretches, key=lambda part: -part.length):
-        inside = np.flatnonzero((steps >= stretch.start) & (steps < stretch.stop))
-        if len(inside):
-            return inside
-    return np.zeros(0, np.int64)
+            arrays |= {"checkpoint_steps": np.asarray(self.steps), "checkpoints": np.stack(self.checkpoints)}
+        if self.with_gradients:
+            arrays["gradients"] = np.stack(self.gradients)
+        return arrays
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread, and with as many as before afterwards."""
+    """Compute with one thread of torch, and restore the number of threads afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -58,6 +58,6 @@ class Transformer(nn.Module):
 
     def forward(self, characters: Tensor) -> Tensor:
         """Map characters (n, context) to logits (n, context, n_classes) of the next ones."""
-        places = torch.arange(characters.shape[1], device=characters.device)
-        stream = self.embedding(characters) + self.positions(places)
+        positions = torch.arange(characters.shape[1], device=characters.device)
+        stream = self.embedding(characters) + self.positions(positions)
         return self.linear(self.norm(self.block2(self.block1(stream))))

@@ -1,4 +1,4 @@
-"""What the seeds together say of a claim: supported, not supported, or undecided."""
+"""Verdict of all seeds on a claim: supported, not supported, or undecided."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ class Verdict:
     Attributes:
         values: one a seed, NaN where a run was too short for it.
         threshold: the claim says that the statistic's mean is at least this.
-        mean, low, high: mean over the seeds that have the statistic and its two-sided 95 % interval; NaN without one.
+        mean: over the seeds that have the statistic; NaN without one.
+        low: lower end of the mean's two-sided 95 % interval; NaN without one.
+        high: upper end of it.
         verdict: one of the three.
-        reason: why, in words.
+        reason: why, as a clause.
         detectable: the smallest distance of the mean from the threshold that so many seeds with this spread would have
             decided in four runs of five; NaN without an interval.
     """
@@ -39,15 +41,15 @@ class Verdict:
     detectable: float
 
 
-def in_numbers(mean: float | None, low: float | None, high: float | None) -> str:
-    """A mean and its interval, to two decimals; where all seeds have one value, that, since no spread was seen."""
+def format_interval(mean: float | None, low: float | None, high: float | None) -> str:
+    """Format a mean and its interval to two decimals; a single value where all seeds have the same one."""
     if mean is not None and mean == low == high:
         return f"{mean:.2f} in all seeds"
-    return f"{number(mean)} [{number(low)}, {number(high)}]"
+    return f"{format_number(mean)} [{format_number(low)}, {format_number(high)}]"
 
 
-def number(value: float | None) -> str:
-    """Two decimals; what is not known is called so."""
+def format_number(value: float | None) -> str:
+    """Format a number to two decimals; None and NaN are "unknown"."""
     return f"{value:.2f}" if value is not None and math.isfinite(value) else "unknown"
 
 
@@ -63,13 +65,13 @@ def judge(values: Sequence[float], threshold: float) -> Verdict:
         values: one a seed; NaN where a run has no such statistic.
         threshold: finite.
     """
-    known = np.asarray([value for value in values if math.isfinite(value)])
-    n = len(known)
+    finite = np.asarray([value for value in values if math.isfinite(value)])
+    n = len(finite)
     mean = low = high = detectable = math.nan
     if n >= 1:
-        mean = float(known.mean())
+        mean = float(finite.mean())
     if n >= 2:
-        error = float(known.std(ddof=1)) / math.sqrt(n)
+        error = float(finite.std(ddof=1)) / math.sqrt(n)
         half = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * error
         low, high = mean - half, mean + half
         detectable = half + float(stdtrit(n - 1, POWER)) * error

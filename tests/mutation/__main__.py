@@ -1,4 +1,4 @@
-"""The runner: see the package."""
+"""The runner of the mutants: see the package."""
 
 import argparse
 import os
@@ -36,27 +36,27 @@ def copy_checkout(target: Path) -> Path:
 
 
 def run_tests(checkout: Path, tests: str, only: str) -> tuple[int, str]:
-    """Exit status of pytest, and the first line that says why."""
+    """Run some tests; return the exit status of pytest and the first line of its reason."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-rfE", tests]
     command += ["-k", only] if only else []
     environment = os.environ | {
         "PYTHONPATH": str(checkout),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "TRITON_CACHE_DIR": str(ROOT / "build" / "codegen"),  # it knows sources by their content
+        "TRITON_CACHE_DIR": str(ROOT / "build" / "codegen"),  # keyed by the content of the sources
     }
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired:
         return -1, f"not finished within {LIMIT_S} s"
-    lines = (done.stdout + done.stderr).splitlines()
-    said = [line for line in lines if line.startswith(("FAILED", "ERROR"))] or lines[-1:]
-    return done.returncode, said[0] if said else ""
+    lines = (completed.stdout + completed.stderr).splitlines()
+    reasons = [line for line in lines if line.startswith(("FAILED", "ERROR"))] or lines[-1:]
+    return completed.returncode, reasons[0] if reasons else ""
 
 
 def try_mutant(checkout: Path, mutant: Mutant) -> tuple[bool, str]:
-    """Whether its tests find it, and which did or why not."""
+    """Apply a mutant and run its tests; whether one failed, and which, or why none did."""
     path = checkout / mutant.file
     source = path.read_text() if path.exists() else ""
     if source.count(mutant.old) != 1:
@@ -64,23 +64,23 @@ def try_mutant(checkout: Path, mutant: Mutant) -> tuple[bool, str]:
     status = path.stat()
     path.write_text(source.replace(mutant.old, mutant.new))
     try:
-        code, said = run_tests(checkout, mutant.tests, mutant.only)
+        code, reason = run_tests(checkout, mutant.tests, mutant.only)
     finally:
         path.write_text(source)
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # compiled code is kept by the time of its source
-    return code == TESTS_FAILED, said if code == TESTS_FAILED else f"no test failed (pytest: {code}): {said}"
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # numba caches code by its time
+    return code == TESTS_FAILED, reason if code == TESTS_FAILED else f"no test failed (pytest: {code}): {reason}"
 
 
 def try_unchanged(checkout: Path, selection: tuple[str, str]) -> tuple[bool, str]:
-    """Whether tests are green where nothing was changed."""
-    code, said = run_tests(checkout, *selection)
-    return code == 0, said
+    """Run tests where nothing was changed; whether all passed, and the first reason if not."""
+    code, reason = run_tests(checkout, *selection)
+    return code == 0, reason
 
 
 def on_copies(
-    work: Callable[[Path, T], tuple[bool, str]], items: Sequence[T], name: Callable[[T], str], copies: Iterable[Path]
+    check: Callable[[Path, T], tuple[bool, str]], items: Sequence[T], name: Callable[[T], str], copies: Iterable[Path]
 ) -> list[str]:
-    """Do the work for every item, one at a time on each copy, with a line for each; the names of those that failed."""
+    """Check every item, one at a time on each copy, with a line for each; return the names of those that failed."""
     idle: queue.Queue[Path] = queue.Queue()
     for copy in copies:
         idle.put(copy)
@@ -91,14 +91,14 @@ def on_copies(
         copy = idle.get()
         start = time.perf_counter()
         try:
-            good, said = work(copy, item)
+            passed, reason = check(copy, item)
         finally:
             idle.put(copy)
         finished.append(name(item))
-        if not good:
+        if not passed:
             failed.append(name(item))
         progress = f"{len(finished):3}/{len(items)} {time.perf_counter() - start:4.0f} s"
-        print(f"{progress}  {'ok    ' if good else 'FAILED'}  {name(item):<60}  {said[:120]}", flush=True)
+        print(f"{progress}  {'ok    ' if passed else 'FAILED'}  {name(item):<60}  {reason[:120]}", flush=True)
 
     with ThreadPoolExecutor(idle.qsize()) as pool:
         list(pool.map(one, items))
@@ -106,12 +106,12 @@ def on_copies(
 
 
 def main() -> int:
-    """Run, and return the exit status."""
+    """Run the chosen mutants, and return the exit status."""
     parser = argparse.ArgumentParser(prog="mutation", description="Change the source; some test must turn red.")
-    parser.add_argument("words", nargs="*", help="take the mutants whose name holds one of these")
+    parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="only mutants whose name contains one of these")
     parser.add_argument("--jobs", type=int, default=2, help="mutants tried at once")
     options = parser.parse_args()
-    chosen = [m for m in MUTANTS if not options.words or any(word in m.name for word in options.words)]
+    chosen = [m for m in MUTANTS if not options.patterns or any(p in m.name for p in options.patterns)]
     selections = list(dict.fromkeys((m.tests, m.only) for m in chosen))
     with tempfile.TemporaryDirectory(prefix="fastgeom-mutation-") as folder:
         copies = [copy_checkout(Path(folder) / str(number)) for number in range(options.jobs)]

@@ -78,17 +78,17 @@ def by_loss_and_rate(turns: Mapping[tuple[str, float], str], final: Mapping[tupl
     }
 
 
-PLACE = "mm" + "z" * 60
+PARENT = "mm" + "z" * 60
 """A parent that zigzags on where its restarts begin, at step 32."""
 
 
 def restarts(**turns: tuple[str, str, str, str, str]) -> Runs:
     """A loss's parent, kept at every other step but the last two, and its runs at the rate over 1.5, 2, 4, 10."""
     runs = {}
-    for loss, (parent, *words) in turns.items():
+    for loss, (parent, *turns_of_restarts) in turns.items():
         steps = np.arange(0, len(parent) - 1, 2)
         arrays = {"checkpoint_steps": steps, "checkpoints": np.zeros((len(steps), 2), np.float32)}
-        made_of_loss = [turning(parent, arrays=arrays), *map(turning, words)]
+        made_of_loss = [turning(parent, arrays=arrays), *map(turning, turns_of_restarts)]
         name = loss.replace("_", "-")
         runs |= {f"{name}, rate / {d}": run for d, run in zip(("1", "1.5", "2", "4", "10"), made_of_loss, strict=True)}
     return runs
@@ -112,12 +112,13 @@ def at_equal_loss(ratio: np.ndarray) -> Runs:
     """
     both = 2.0**PARTS
     return {
-        "plain": losing([1e6, *(ratio * both).repeat(2), *[1e6] * 11], [3.0, *np.repeat(MIDDLES, 2), *MIDDLES, 0.5],
-                        network="plain"),
+        "plain": losing(
+            [1e6, *(ratio * both).repeat(2), *[1e6] * 11], [3.0, *np.repeat(MIDDLES, 2), *MIDDLES, 0.5], network="plain"
+        ),
         "resnet": losing([7.0, 7.0], [2.0, 0.5], network="resnet"),
         "plain-bn": losing([7.0, 7.0], [3.0, 1.0], network="plain-bn"),
         "resnet-bn": losing([1e-3, *both, 1e-3, 1.0], [3.0, *MIDDLES, 0.5, 1.95], network="resnet-bn"),
-    }  # fmt: skip
+    }
 
 
 def swept(*positions: float) -> Runs:
@@ -148,8 +149,12 @@ def twice(first: tuple[float, ...], again: tuple[float, ...]) -> Runs:
 
 def at_the_edge() -> TrainingRun:
     """K_t = 4, 6, 3, 4 where c_{t+1} is zigzag, over sharpnesses 8, unknown, 4, 4."""
-    return made([4, 3, 2, -2, 4, -2, 2], updates=[-2, -1.5, -1, 1, -2, 1, 1], sharpness=[5, 9, 8, math.nan, 4, 4, 9],
-                top_cosine=[0.9, 0.8, 0.5, math.nan, 1, 0.5, 0.7])  # fmt: skip
+    return made(
+        [4, 3, 2, -2, 4, -2, 2],
+        updates=[-2, -1.5, -1, 1, -2, 1, 1],
+        sharpness=[5, 9, 8, math.nan, 4, 4, 9],
+        top_cosine=[0.9, 0.8, 0.5, math.nan, 1, 0.5, 0.7],
+    )
 
 
 def changing(change: float) -> TrainingRun:
@@ -167,8 +172,15 @@ def p1() -> tuple[Runs, float]:
 
 def p2() -> tuple[Runs, float]:
     """Two of six cells count: with exactly 2 % of zigzag, and of smooth; not with less, with one regime, too short."""
-    words = [EXACTLY_2, EXACTLY_2.translate({ord("s"): "z", ord("z"): "s"}), BELOW_2, "s" * 100, "z" * 100, "z"]
-    return {f"cell {number}": turning(word) for number, word in enumerate(words)}, 2 / 6
+    turns = [
+        EXACTLY_2,
+        EXACTLY_2.translate({ord("s"): "z", ord("z"): "s"}),
+        BELOW_2,
+        "s" * 100,
+        "z" * 100,
+        "z",
+    ]
+    return {f"cell {number}": turning(word) for number, word in enumerate(turns)}, 2 / 6
 
 
 def p3() -> tuple[Runs, float]:
@@ -193,8 +205,8 @@ def p4() -> tuple[Runs, float]:
 def p5() -> tuple[Runs, float]:
     """Cross-entropy: down to a fourth of the rate, 2 octaves, though not at a half; squared error: to 2/3 of it."""
     runs = restarts(
-        cross_entropy=(PLACE, "z" * 20, LESS_AT_ONCE, HALF_AT_ONCE, LESS_AT_ONCE),
-        mse=(PLACE, HALF_AT_ONCE, "z" * 19, "m" * 40, "m" * 20),
+        cross_entropy=(PARENT, "z" * 20, LESS_AT_ONCE, HALF_AT_ONCE, LESS_AT_ONCE),
+        mse=(PARENT, HALF_AT_ONCE, "z" * 19, "m" * 40, "m" * 20),
     )
     return runs, (2 + math.log2(1.5)) / 2
 
@@ -221,8 +233,8 @@ def p8() -> tuple[Runs, float]:
 
 
 def p9() -> tuple[Runs, float]:
-    words = {"gd": "s" * 10, "momentum": "zzz" + "s" * 7, "adam": "zzzz" + "m" * 6, "batch 1/2": "s" * 10}
-    return {name: turning(word) for name, word in words.items()}, 0.3
+    turns = {"gd": "s" * 10, "momentum": "zzz" + "s" * 7, "adam": "zzzz" + "m" * 6, "batch 1/2": "s" * 10}
+    return {name: turning(word) for name, word in turns.items()}, 0.3
 
 
 def p10() -> tuple[Runs, float]:

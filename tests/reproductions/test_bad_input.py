@@ -1,4 +1,4 @@
-"""What the figures' scripts make of bad input: one line and exit status 2, or a picture that says what is missing."""
+"""What the figures' command makes of bad input: one line and exit status 2, or a picture that says what is missing."""
 
 import json
 import sys
@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reproductions.__main__ import NAMES, load_figures
+from reproductions.__main__ import NAMES, PROGRAM, load_figures, main
 from reproductions.common import pool
-from reproductions.common.command import main
 from reproductions.common.runs import record_path, trace_path
 
 P1 = "p1_two_geometries"
@@ -20,7 +19,7 @@ def fails(capsys: pytest.CaptureFixture[str]):
 
     def run(*arguments: str) -> str:
         with pytest.raises(SystemExit) as stopped:
-            sys.exit(main(*load_figures([P1]), arguments))
+            sys.exit(main([P1, *arguments]))
         assert stopped.value.code == 2
         lines = [line for line in capsys.readouterr().err.splitlines() if "%|" not in line and line.strip()]
         assert len(lines) == 1
@@ -51,7 +50,7 @@ def fails(capsys: pytest.CaptureFixture[str]):
 )
 def test_bad_arguments_are_one_line(fails, arguments: list[str], expected: str) -> None:
     line = fails(*arguments)
-    assert line.startswith(f"{P1}.py: ") and expected in line
+    assert line.startswith(f"{PROGRAM}: ") and expected in line
 
 
 def test_full_without_a_card_is_one_line(fails, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,14 +98,14 @@ def test_ctrl_c_says_that_runs_are_kept(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pool, "train", interrupt)
-    assert main(*load_figures([P1]), ["--quick", "--runs", str(tmp_path)]) == 130
+    assert main([P1, "--quick", "--runs", str(tmp_path)]) == 130
     assert "finished runs are kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("arguments", [["--steps", "1"], ["--steps", "3"], ["--lr-scale", "1e30"]], ids=str)
 def test_too_short_or_diverged_is_a_picture(name: str, arguments: list[str], tmp_path: Path) -> None:
-    assert main(*load_figures([name]), ["--quick", "--seeds", "1", *arguments, "--runs", str(tmp_path)]) == 0
+    assert main([name, "--quick", "--seeds", "1", *arguments, "--runs", str(tmp_path)]) == 0
     record = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     assert record["verdict"] == "undecided"
     assert (tmp_path / f"{name}.png").stat().st_size > 10_000

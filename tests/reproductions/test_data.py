@@ -50,10 +50,10 @@ def test_taken_rows_are_those_asked_for_in_the_same_memory_order() -> None:
     rows = torch.tensor([3, 0, 3])
     for inputs in (torch.randn(5, 3, 4, 4), torch.randint(0, 9, (5, 7))):
         examples = Examples("noise", inputs, torch.arange(5), 9)
-        taken = examples.take(rows)
-        assert torch.equal(taken.inputs, inputs[rows]) and taken.targets.tolist() == [3, 0, 3]
-        assert (taken.name, taken.n_classes, len(taken)) == ("noise", 9, 3)
-        assert not taken.are_images or taken.inputs.is_contiguous(memory_format=torch.channels_last)
+        selected = examples.select(rows)
+        assert torch.equal(selected.inputs, inputs[rows]) and selected.targets.tolist() == [3, 0, 3]
+        assert (selected.name, selected.n_classes, len(selected)) == ("noise", 9, 3)
+        assert not selected.are_images or selected.inputs.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_moving_to_where_they_are_copies_nothing() -> None:
@@ -77,8 +77,8 @@ def test_cifar10_is_read_in_the_forms_it_comes_in(tmp_path: Path, monkeypatch: p
         content = {b"data": pixels[rows].reshape(-1, 3072), b"labels": labels[rows].tolist()}
         (batches / f"data_batch_{number}").write_bytes(pickle.dumps(content))
     np.savez(packed / "cifar10.npz", x_train=pixels.transpose(0, 2, 3, 1), y_train=labels[:, None])
-    for place in (batches.parent, batches, packed, packed / "cifar10.npz"):
-        monkeypatch.setenv("FASTGEOM_DATA", str(place))
+    for folder in (batches.parent, batches, packed, packed / "cifar10.npz"):
+        monkeypatch.setenv("FASTGEOM_DATA", str(folder))
         examples = load("cifar10", 20)
         assert examples.targets.tolist() == labels.tolist()
         expected = (pixels - pixels.mean()) / pixels.std(ddof=1)

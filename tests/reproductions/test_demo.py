@@ -13,14 +13,14 @@ import pytest
 
 import fastgeom
 from fastgeom import analysis
-
-SCRIPT = "reproductions/demo.py"
+from reproductions.__main__ import PROGRAM
 
 
 def start(checkout: Path, folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """The script, started from a folder that is not the checkout."""
+    """The demo, started from a folder that is not the checkout."""
     inherited = {name: value for name, value in os.environ.items() if name != "FASTGEOM_DATA"}
-    command = [sys.executable, str(checkout / SCRIPT), *arguments]
+    inherited["PYTHONPATH"] = str(checkout)
+    command = [sys.executable, "-m", "reproductions", "demo", *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(
         command, cwd=folder, env=inherited | environment, stdout=pipe, stderr=pipe, text=True, encoding="utf-8"
@@ -92,11 +92,11 @@ def test_progress_bar_is_live(demo: tuple[Path, str, str]) -> None:
 
 
 def test_cifar10_without_data_is_one_line(checkout: Path, tmp_path: Path) -> None:
-    place = tmp_path / "nothing here"
-    done = run(checkout, tmp_path, "--data", "cifar10", FASTGEOM_DATA=str(place))
+    missing = tmp_path / "nothing here"
+    done = run(checkout, tmp_path, "--data", "cifar10", FASTGEOM_DATA=str(missing))
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert str(place) in done.stderr and "FASTGEOM_DATA" in done.stderr
+    assert str(missing) in done.stderr and "FASTGEOM_DATA" in done.stderr
 
 
 def test_cifar10_without_a_folder_named_says_where_it_looked(
@@ -132,12 +132,12 @@ def test_bad_arguments_are_one_line(in_process, arguments: list[str], expected: 
 
 @pytest.fixture
 def in_process(capsys: pytest.CaptureFixture[str]):
-    """Runs the script's main in this process: exit status and errors."""
-    from reproductions import demo as script
+    """Runs the demo's main in this process: exit status and errors."""
+    from reproductions import demo
 
     def run_main(arguments: list[str]) -> tuple[int | str | None, str]:
         with pytest.raises(SystemExit) as stopped:
-            sys.exit(script.main(arguments))
+            sys.exit(demo.main(arguments))
         return stopped.value.code, capsys.readouterr().err
 
     return run_main
@@ -188,7 +188,8 @@ def test_trace_that_cannot_be_created_is_one_line(in_process, tmp_path: Path) ->
     (tmp_path / "demo.h5.part").mkdir()  # where the trace is created
     status, errors = in_process(["--data", "digits", "--images", "50", "--steps", "2", "--out", str(tmp_path)])
     assert status == 2
-    assert said(errors) == [f"demo.py: expected a trace file, got no file at {tmp_path / 'demo.h5'}"]
+    expected = f"{PROGRAM} demo: expected a trace file, got no file at {tmp_path / 'demo.h5'}"
+    assert said(errors) == [expected]
 
 
 def test_trace_behind_a_link_is_written_there(in_process, tmp_path: Path) -> None:

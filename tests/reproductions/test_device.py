@@ -52,6 +52,6 @@ def test_mini_batches_with_probes(optimiser: str, tiny: Configuration, tmp_path:
 def test_restart_on_the_device(tiny: Configuration, tmp_path: Path) -> None:
     parent = replace(tiny, network="mlp", checkpoint_every=1)
     run = made(replace(parent, restart=Restart(parent)), tmp_path)
-    kept = find(parent, tmp_path)
-    assert kept is not None
-    np.testing.assert_array_equal(run.arrays["checkpoints"][0], kept.arrays["checkpoints"][-1])
+    parent_run = find(parent, tmp_path)
+    assert parent_run is not None
+    np.testing.assert_array_equal(run.arrays["checkpoints"][0], parent_run.arrays["checkpoints"][-1])

@@ -1,4 +1,4 @@
-"""Every script with --quick, as a user runs it: runs, verdict, picture, and the same picture again from kept runs."""
+"""Every figure with --quick, as a user makes it: runs, verdict, picture, and the same picture again from kept runs."""
 
 import json
 import math
@@ -8,9 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from reproductions.__main__ import NAMES, load_figures
+from reproductions.__main__ import NAMES, load_figures, main
 from reproductions.common import pool
-from reproductions.common.command import main
 from reproductions.common.page import CLAIMS
 
 IDS = [*(f"P{n}" for n in range(1, 11)), *(f"A{n}" for n in range(1, 5)), "B1", "B2"]
@@ -23,8 +22,8 @@ def assert_same_picture(one: str, other: str) -> None:
     one, other = (re.sub(r"\bp[0-9a-f]{10}\b", "p", text) for text in (one, other))
     number = re.compile(r"-?\d+(?:\.\d+)?")
     assert number.sub("", one).split() == number.sub("", other).split(), "the same runs, another picture"
-    places = [[float(n) for n in number.findall(text)] for text in (one, other)]
-    assert places[0] == pytest.approx(places[1], abs=1e-3), "the same runs, other places"
+    numbers = [[float(n) for n in number.findall(text)] for text in (one, other)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=1e-3), "the same runs, other places"
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +44,16 @@ def test_quick(name: str, folder: Path, capsys: pytest.CaptureFixture[str], monk
     figure = FIGURES[name]
     assert figure.name == name
     first = figure.seeds.start
-    arguments = ["--quick", "--runs", str(folder)]
-    assert main(figure, arguments) == 0
+    arguments = [figure.id, "--quick", "--runs", str(folder)]
+    assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert figure.statement in printed and str(folder / f"{name}.png") in printed
 
     assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     drawing = (folder / f"{name}.svg").read_text(encoding="utf-8")
-    words = " ".join(" ".join(ElementTree.fromstring(drawing).itertext()).split())
+    visible_text = " ".join(" ".join(ElementTree.fromstring(drawing).itertext()).split())
     for part in ("settings are ours", f"seeds {first} to {first + 1}", "η", figure.title):
-        assert part in words, f"{part!r} is not on the picture"
+        assert part in visible_text, f"{part!r} is not on the picture"
 
     record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     assert record["id"] == figure.id and record["effort"] == "quick" and record["seeds"] == [first, first + 1]
@@ -67,7 +66,7 @@ def test_quick(name: str, folder: Path, capsys: pytest.CaptureFixture[str], monk
         raise AssertionError("a kept run was made again")
 
     monkeypatch.setattr(pool, "train", refuse)
-    assert main(figure, arguments) == 0
+    assert main(arguments) == 0
     assert_same_picture((folder / f"{name}.svg").read_text(encoding="utf-8"), drawing)
 
 

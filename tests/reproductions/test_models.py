@@ -8,7 +8,7 @@ import torch
 
 import fastgeom
 from reproductions.common.data import Examples, load
-from reproductions.common.descent import LOSSES, add_batch_gradient, add_full_batch_gradient, loss_pieces
+from reproductions.common.descent import LOSSES, add_batch_gradient, add_full_batch_gradient, loss_terms
 from reproductions.common.models import NETWORKS, build, count_parameters, describe
 
 LARGE = ("resnet18", "vgg11")
@@ -164,9 +164,9 @@ def test_mse_by_hand() -> None:
 def test_pieces_carry_graphs_and_add_up() -> None:
     examples = load("digits", 25)
     model = build("cnn", examples, seed=0)
-    pieces = list(loss_pieces(model, examples, micro_batch=10))
-    assert len(pieces) == 3 and all(piece.requires_grad for piece in pieces)
-    assert float(sum(pieces).detach()) == pytest.approx(float(add_full_batch_gradient(model, examples)), rel=1e-6)
+    terms = list(loss_terms(model, examples, micro_batch=10))
+    assert len(terms) == 3 and all(term.requires_grad for term in terms)
+    assert float(sum(terms).detach()) == pytest.approx(float(add_full_batch_gradient(model, examples)), rel=1e-6)
 
 
 def test_batch_gradients_of_a_partition_average_to_the_full_one() -> None:

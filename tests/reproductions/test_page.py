@@ -77,7 +77,6 @@ def test_make_figures_writes_page_and_figures(
 ) -> None:
     """All in one command, into a folder of one's own; the kept page is left alone."""
     monkeypatch.setattr(everything, "NAMES", ("p1_two_geometries", "p7_smoothness"))
-    monkeypatch.setattr(everything, "load_figures", lambda: [FIGURES["p1_two_geometries"], FIGURES["p7_smoothness"]])
     kept = everything.PAGE.read_text(encoding="utf-8")
     assert everything.main(["--quick", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")

@@ -26,13 +26,20 @@ import fastgeom
 from fastgeom import analysis
 from reproductions.common import pool, training
 from reproductions.common.batches import batches
+from reproductions.common.checkpoints import (
+    checkpoints_in_longest_stretch,
+    flatten,
+    restart_index,
+    restart_point,
+    set_parameters,
+)
 from reproductions.common.configuration import GENERATION, Configuration, Restart
 from reproductions.common.data import Examples, load
-from reproductions.common.descent import add_batch_gradient, loss_pieces
+from reproductions.common.descent import add_batch_gradient, loss_terms
 from reproductions.common.models import build
 from reproductions.common.runs import RunError, TrainingRun, arrays_path, find, record_path, regime_share, trace_path
 from reproductions.common.sharpness import sharpness
-from reproductions.common.training import flatten, longest_kept, put_parameters, restart_index, restart_point, train
+from reproductions.common.training import train
 
 TINY = Configuration(data="digits", n_examples=40, network="cnn", lr=0.1, steps=6, seed=3)
 
@@ -50,7 +57,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> TrainingRun:
+def fresh_run(tmp_path: Path) -> TrainingRun:
     return made(TINY, tmp_path)
 
 
@@ -64,10 +71,25 @@ def test_run_is_whole(tiny: TrainingRun) -> None:
 
 def test_name_follows_from_every_field() -> None:
     changes = {
-        "data": "mnist5k", "n_examples": 41, "network": "mlp", "lr": 0.2, "steps": 7, "seed": 4, "loss": "mse",
-        "optimiser": "adam", "batch": 10, "micro_batch": 20, "window": 31, "sketch": 64, "checkpoint_every": 2,
-        "sharpness_every": 2, "batch_probes": True, "keep_gradients": True, "restart": Restart(TINY), "device": "cuda",
-    }  # fmt: skip
+        "data": "mnist5k",
+        "n_examples": 41,
+        "network": "mlp",
+        "lr": 0.2,
+        "steps": 7,
+        "seed": 4,
+        "loss": "mse",
+        "optimiser": "adam",
+        "batch": 10,
+        "micro_batch": 20,
+        "window": 31,
+        "sketch": 64,
+        "checkpoint_every": 2,
+        "sharpness_every": 2,
+        "batch_probes": True,
+        "keep_gradients": True,
+        "restart": Restart(TINY),
+        "device": "cuda",
+    }
     assert set(changes) == set(Configuration.__dataclass_fields__)
     names = {replace(TINY, **{field: value}).name for field, value in changes.items()}
     assert len(names | {TINY.name}) == len(changes) + 1
@@ -75,26 +97,26 @@ def test_name_follows_from_every_field() -> None:
     assert replace(TINY).name == TINY.name
 
 
-def test_a_kept_run_is_not_made_again(own: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kept_run_is_not_made_again(fresh_run: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(pool, "train", refuse)
-    pool.finish([TINY, TINY], own.folder, workers=1)
+    pool.finish([TINY, TINY], fresh_run.folder, workers=1)
     with pytest.raises(AssertionError, match="trained again"):
-        pool.finish([replace(TINY, seed=4)], own.folder, workers=1)
+        pool.finish([replace(TINY, seed=4)], fresh_run.folder, workers=1)
 
 
-def test_an_unfinished_run_is_made_again(own: TrainingRun) -> None:
+def test_an_unfinished_run_is_made_again(fresh_run: TrainingRun) -> None:
     """What Ctrl-C leaves: a trace, and no record."""
-    record_path(TINY, own.folder).unlink()
-    assert find(TINY, own.folder) is None
-    assert made(TINY, own.folder).trace.status == "finished"
+    record_path(TINY, fresh_run.folder).unlink()
+    assert find(TINY, fresh_run.folder) is None
+    assert made(TINY, fresh_run.folder).trace.status == "finished"
 
 
-def test_the_same_run_is_the_same_bits(tiny: TrainingRun, own: TrainingRun) -> None:
+def test_the_same_run_is_the_same_bits(tiny: TrainingRun, fresh_run: TrainingRun) -> None:
     for name in ("loss", "grad_sq", "lag_dot", "update_sq"):
-        np.testing.assert_array_equal(tiny.trace[name], own.trace[name])
+        np.testing.assert_array_equal(tiny.trace[name], fresh_run.trace[name])
 
 
 def test_processes_make_what_one_process_makes(
@@ -184,7 +206,7 @@ def test_workers_end_with_the_process_that_started_them(checkout: Path, tmp_path
 
 def test_ctrl_c_while_workers_start_is_one_line(checkout: Path, tmp_path: Path) -> None:
     arguments = ["--quick", "--workers", "2", "--runs", str(tmp_path)]
-    with started(checkout, "reproductions/p1_two_geometries.py", *arguments) as process:
+    with started(checkout, "-m", "reproductions", "p1", *arguments) as process:
         shown = ""
         while "all runs" not in shown:
             shown += process.stderr.read(1)
@@ -196,13 +218,13 @@ def test_ctrl_c_while_workers_start_is_one_line(checkout: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("damage", ["foreign", "no JSON", "empty record"])
-def test_record_that_is_not_this_runs_is_refused(own: TrainingRun, damage: str) -> None:
-    path = record_path(TINY, own.folder)
+def test_record_that_is_not_this_runs_is_refused(fresh_run: TrainingRun, damage: str) -> None:
+    path = record_path(TINY, fresh_run.folder)
     record = json.loads(path.read_text())
     record["configuration"]["lr"] = 0.7
     path.write_text({"foreign": json.dumps(record), "no JSON": "nothing", "empty record": "{}"}[damage])
     with pytest.raises(RunError, match=f"{path}: expected the record of"):
-        find(TINY, own.folder)
+        find(TINY, fresh_run.folder)
 
 
 def cut(path: Path) -> None:
@@ -226,16 +248,21 @@ def crash(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "expected"),
-    [(Path.unlink, "expected the trace"), (cut, "expected the trace"), (crash, "got a crashed one"),
-     (empty, "expected the trace"), (replace_by_another_files, "expected the trace")],
+    [
+        (Path.unlink, "expected the trace"),
+        (cut, "expected the trace"),
+        (crash, "got a crashed one"),
+        (empty, "expected the trace"),
+        (replace_by_another_files, "expected the trace"),
+    ],
     ids=["missing", "cut", "unfinished", "empty", "foreign"],
-)  # fmt: skip
+)
 def test_trace_that_cannot_be_used_is_refused(
-    own: TrainingRun, damage: Callable[[Path], object], expected: str
+    fresh_run: TrainingRun, damage: Callable[[Path], object], expected: str
 ) -> None:
-    path = trace_path(TINY, own.folder)
+    path = trace_path(TINY, fresh_run.folder)
     damage(path)
-    run = find(TINY, own.folder)
+    run = find(TINY, fresh_run.folder)
     assert run is not None
     with pytest.raises(RunError, match=expected) as raised:
         _ = run.trace
@@ -255,12 +282,12 @@ def test_arrays_that_cannot_be_used_are_refused(tmp_path: Path, damage: Callable
     assert f"delete {record_path(run.configuration, tmp_path).name} to train again" in str(raised.value)
 
 
-def test_another_runs_trace_under_this_name_is_refused(own: TrainingRun) -> None:
+def test_another_runs_trace_under_this_name_is_refused(fresh_run: TrainingRun) -> None:
     other = replace(TINY, window=2)
-    made(other, own.folder)
-    trace_path(other, own.folder).replace(trace_path(TINY, own.folder))
+    made(other, fresh_run.folder)
+    trace_path(other, fresh_run.folder).replace(trace_path(TINY, fresh_run.folder))
     with pytest.raises(RunError, match="expected a window of 32, got 2"):
-        _ = find(TINY, own.folder).trace
+        _ = find(TINY, fresh_run.folder).trace
 
 
 def test_divergence_ends_a_run_and_is_recorded(tmp_path: Path) -> None:
@@ -286,14 +313,14 @@ def test_restart_begins_where_the_parent_zigzagged(tmp_path: Path) -> None:
         data="digits", n_examples=100, network="cnn", lr=0.15, steps=200, seed=0, checkpoint_every=7, window=2
     )
     run = made(replace(parent, lr=0.015, steps=3, restart=Restart(parent), checkpoint_every=1), tmp_path)
-    kept = find(parent, tmp_path)
-    assert kept is not None
-    stretches = [part for part in analysis.stretches(kept.labels(0.9)) if part.label == analysis.ZIGZAG]
+    parent_run = find(parent, tmp_path)
+    assert parent_run is not None
+    stretches = [stretch for stretch in analysis.stretches(parent_run.labels(0.9)) if stretch.label == analysis.ZIGZAG]
     assert stretches, "the settings of this test no longer zigzag"
-    step = kept.arrays["checkpoint_steps"][restart_index(Restart(parent), kept)]
-    assert any(part.start <= step < part.stop for part in stretches)
+    step = parent_run.arrays["checkpoint_steps"][restart_index(Restart(parent), parent_run)]
+    assert any(stretch.start <= step < stretch.stop for stretch in stretches)
     np.testing.assert_array_equal(run.arrays["checkpoints"][0], restart_point(Restart(parent), tmp_path))
-    np.testing.assert_allclose(run.trace.loss[0], kept.trace.loss[step], rtol=1e-12)
+    np.testing.assert_allclose(run.trace.loss[0], parent_run.trace.loss[step], rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +330,7 @@ def test_restart_begins_where_the_parent_zigzagged(tmp_path: Path) -> None:
 )
 def test_checkpoints_of_the_longest_stretch_that_has_any(steps: list[int], expected: list[int]) -> None:
     labels = np.array([0, 0, 0, -1, -1, 0, -1, -1, -1, 1])
-    assert longest_kept(labels, analysis.ZIGZAG, np.array(steps, np.int64)).tolist() == expected
+    assert checkpoints_in_longest_stretch(labels, analysis.ZIGZAG, np.array(steps, np.int64)).tolist() == expected
 
 
 def test_share_of_a_regime_is_of_the_known_steps() -> None:
@@ -323,8 +350,8 @@ def test_top_cosine_is_that_of_gradient_and_eigenvector(tmp_path: Path) -> None:
     run = made(replace(TINY, sharpness_every=2, keep_gradients=True, checkpoint_every=1), tmp_path)
     examples, model = load("digits", 40), build("cnn", load("digits", 40), seed=3)
     for step in (0, 4):
-        put_parameters(model, run.arrays["checkpoints"][step])
-        value, vector = sharpness(list(model.parameters()), lambda: loss_pieces(model, examples))
+        set_parameters(model, run.arrays["checkpoints"][step])
+        value, vector = sharpness(list(model.parameters()), lambda: loss_terms(model, examples))
         gradient = run.arrays["gradients"][step].astype(np.float64)
         assert run.trace.sharpness[step] == pytest.approx(value, rel=1e-4)
         assert run.trace.top_cosine[step] == pytest.approx(abs(gradient @ vector) / np.linalg.norm(gradient), abs=5e-3)

@@ -13,8 +13,8 @@ from torch import nn
 import fastgeom
 from reproductions.__main__ import NAMES
 from reproductions.common import sweeps
-from reproductions.p5_restarts import goes_on
-from reproductions.p9_optimisers_and_batches import lost as lost_in_noise
+from reproductions.p5_restarts import parent_share
+from reproductions.p9_optimisers_and_batches import lost_share
 from tests.figures.handmade_runs import TURNS, cut, diverged, made, walk
 from tests.reproductions.handmade_figures import (
     BELOW_5,
@@ -22,7 +22,7 @@ from tests.reproductions.handmade_figures import (
     HARD,
     IMPLIED,
     LR,
-    PLACE,
+    PARENT,
     SOFT,
     Line,
     Runs,
@@ -75,9 +75,9 @@ def test_statistic_is_what_its_words_say(figure: str, measure: Measure) -> None:
 @pytest.mark.parametrize("figure", [figure for figure in EXAMPLES if figure != "P4"])
 def test_what_comes_after_a_divergence_does_not_count(figure: str, measure: Measure) -> None:
     runs, expected = EXAMPLES[figure]()
-    lost = {key: diverged(run) for key, run in runs.items()}
-    assert all(run.end == len(runs[key].trace.loss) for key, run in lost.items())
-    assert measure(figure, lost) == pytest.approx(expected, abs=1e-12)
+    diverged_runs = {key: diverged(run) for key, run in runs.items()}
+    assert all(run.end == len(runs[key].trace.loss) for key, run in diverged_runs.items())
+    assert measure(figure, diverged_runs) == pytest.approx(expected, abs=1e-12)
 
 
 @each_figure
@@ -178,11 +178,11 @@ def test_p4_diverged_run_does_not_count(measure: Measure) -> None:
 
 
 def test_p5_without_zigzag_is_zero_and_unknown_without_a_run(measure: Measure) -> None:
-    calm = (PLACE, BELOW_5, BELOW_5, BELOW_5, BELOW_5)
+    calm = (PARENT, BELOW_5, BELOW_5, BELOW_5, BELOW_5)
     assert measure("P5", restarts(cross_entropy=calm, mse=calm)) == 0
-    short = (PLACE, "z" * 19, "z" * 19, "z" * 19, "z" * 19)
+    short = (PARENT, "z" * 19, "z" * 19, "z" * 19, "z" * 19)
     assert math.isnan(measure("P5", restarts(cross_entropy=short, mse=short)))
-    tenth = (PLACE, "s" * 20, "s" * 20, "s" * 20, "z" * 20)
+    tenth = (PARENT, "s" * 20, "s" * 20, "s" * 20, "z" * 20)
     assert measure("P5", restarts(cross_entropy=tenth, mse=tenth)) == pytest.approx(math.log2(10))
     assert measure("P5", restarts(cross_entropy=tenth, mse=short)) == pytest.approx(math.log2(10))
 
@@ -199,7 +199,7 @@ def test_p5_without_zigzag_is_zero_and_unknown_without_a_run(measure: Measure) -
     ],
 )
 def test_p5_looks_at_the_first_twenty_steps(word: str, counts: bool, measure: Measure) -> None:
-    turns = (PLACE, "m" * 40, "m" * 40, "m" * 40, word)
+    turns = (PARENT, "m" * 40, "m" * 40, "m" * 40, word)
     assert measure("P5", restarts(cross_entropy=turns, mse=turns)) == pytest.approx(math.log2(10) if counts else 0)
 
 
@@ -209,7 +209,7 @@ def test_p5_looks_at_the_first_twenty_steps(word: str, counts: bool, measure: Me
     ids=["never two in a row", "stops too soon", "ends too soon", "none"],
 )
 def test_p5_loss_whose_parent_does_not_zigzag_on_is_left_out(parent: str, measure: Measure) -> None:
-    zigzag, calm = (PLACE, "z" * 20, "z" * 20, "m" * 20, "m" * 20), (parent, *["z" * 20] * 4)
+    zigzag, calm = (PARENT, "z" * 20, "z" * 20, "m" * 20, "m" * 20), (parent, *["z" * 20] * 4)
     assert measure("P5", restarts(cross_entropy=zigzag, mse=calm)) == 1
     assert measure("P5", restarts(cross_entropy=calm, mse=zigzag)) == 1
     assert math.isnan(measure("P5", restarts(cross_entropy=calm, mse=calm)))
@@ -221,7 +221,7 @@ def test_p5_parent_goes_on_from_the_middle_of_its_longest_zigzag() -> None:
     """Of the steps 17 to 32 the middle kept one is 26: six of the next twenty are zigzag."""
     turns = "m" * 5 + "z" * 6 + "m" * 5 + "z" * 16 + "m" * 20
     parent = restarts(mse=(turns, "z", "z", "z", "z"))["mse, rate / 1"]
-    assert goes_on(parent, 0.9) == goes_on(diverged(parent), 0.9) == 6 / 20
+    assert parent_share(parent, 0.9) == parent_share(diverged(parent), 0.9) == 6 / 20
 
 
 def test_p6_of_a_loss_that_did_not_fall_is_unknown(measure: Measure) -> None:
@@ -280,7 +280,7 @@ def test_p9_share_lost_in_noise_is_that_of_all_steps_together() -> None:
     run = made([1, -1, 2, 1], batch=4, n_examples=10)
     for half_dot, expected in ([-1, math.nan, 3.5, 0.5], 0.3), ([-1, -1, -4, -1], 1), ([math.nan] * 4, math.nan):
         run.trace.half_dot = np.array(half_dot)
-        assert [lost_in_noise(run), lost_in_noise(diverged(run))] == pytest.approx([expected] * 2, nan_ok=True)
+        assert [lost_share(run), lost_share(diverged(run))] == pytest.approx([expected] * 2, nan_ok=True)
 
 
 @pytest.mark.parametrize(("positions", "expected"), [((1, 1, 1), 1), ((-1, -1, -1), 0), ((-1, -1, 1), 1 / 3)])

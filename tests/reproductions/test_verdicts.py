@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reproductions.common.reproduction import verdict_line
-from reproductions.common.verdict import NOT_SUPPORTED, SUPPORTED, UNDECIDED, in_numbers, judge
+from reproductions.common.verdict import NOT_SUPPORTED, SUPPORTED, UNDECIDED, format_interval, judge
 from reproductions.p1_two_geometries import FIGURE
 
 T_975_4 = 2.776445
@@ -68,17 +68,21 @@ def test_detectable_distance_is_detected_four_times_in_five() -> None:
     """With the spread known, so that the distance is one number: s = 0.1 over five seeds."""
     distance = (T_975_4 + T_80_4) * 0.1 / math.sqrt(5)
     values = np.random.default_rng(1).normal(0.3 + distance, 0.1, (4000, 5))
-    found = [judge(row, threshold=0.3).verdict == SUPPORTED for row in values]
-    assert 0.72 < np.mean(found) < 0.88
+    verdicts = [judge(row, threshold=0.3).verdict == SUPPORTED for row in values]
+    assert 0.72 < np.mean(verdicts) < 0.88
 
 
 @pytest.mark.parametrize(
     ("numbers", "words"),
-    [((0.5, 0.25, 0.75), "0.50 [0.25, 0.75]"), ((0.0, 0.0, 0.0), "0.00 in all seeds"),
-     ((0.5, math.nan, math.nan), "0.50 [unknown, unknown]"), ((None, None, None), "unknown [unknown, unknown]")],
-)  # fmt: skip
+    [
+        ((0.5, 0.25, 0.75), "0.50 [0.25, 0.75]"),
+        ((0.0, 0.0, 0.0), "0.00 in all seeds"),
+        ((0.5, math.nan, math.nan), "0.50 [unknown, unknown]"),
+        ((None, None, None), "unknown [unknown, unknown]"),
+    ],
+)
 def test_numbers_in_words(numbers: tuple[float | None, float | None, float | None], words: str) -> None:
-    assert in_numbers(*numbers) == words
+    assert format_interval(*numbers) == words
 
 
 @pytest.mark.parametrize(("values", "seeds"), [([0.5, 0.25], "2 seeds"), ([0.5, math.nan, 0.25], "2 of 3 seeds")])
