@@ -355,27 +355,27 @@ OTHERS = (
     ),
 )
 
-SKETCH, SKETCH_QUADS, SKETCH_PIECES, SKETCH_RING = (
+SKETCH, ACCUMULATE, BLOCK_IO, COMPARE_AND_STORE = (
     "kernels/sketch/sketch.py",
     "kernels/sketch/accumulate.py",
     "kernels/sketch/block_io.py",
     "kernels/sketch/compare_and_store.py",
 )
-SKETCH_TESTS, SKETCH_RING_TESTS = (
+SKETCH_TESTS, COMPARISON_TESTS = (
     "tests/kernels/sketch/test_sketch.py",
     "tests/kernels/sketch/test_compare_and_store.py",
 )
 SKETCHES = (
     Mutant(
         "accumulate: lower halves keep their sign",
-        SKETCH_QUADS,
+        ACCUMULATE,
         "sign & _BOTH_SIGNS",
         "sign & _SIGN",
         SKETCH_TESTS,
         "sums_of_whole_numbers_are_those and bfloat16",
     ),
     Mutant(
-        "sketch: sums do not change places",
+        "sketch: sums are not exchanged",
         SKETCH,
         "exchange(low, high, tl.cast(q ^ (q + 1), tl.int32))",
         "exchange(low, high, tl.cast(0, tl.int32))",
@@ -383,8 +383,8 @@ SKETCHES = (
         "sums_of_whole_numbers_are_those and bfloat16",
     ),
     Mutant(
-        "accumulate: a tensor's last block is taken for a whole one",
-        SKETCH_QUADS,
+        "accumulate: a tensor's last block is taken for a full one",
+        ACCUMULATE,
         "32 * j + 32 < tensor[1]",
         "32 * j + 32 <= tensor[1]",
         SKETCH_TESTS,
@@ -392,7 +392,7 @@ SKETCHES = (
     ),
     Mutant(
         "block_io: no alignment hint",
-        SKETCH_PIECES,
+        BLOCK_IO,
         "return tl.multiple_of(tl.max_contiguous(pointers, [1, 4]), [16, 16])",
         "return pointers",
         CODEGEN_TESTS,
@@ -408,34 +408,34 @@ SKETCHES = (
     ),
     Mutant(
         "compare_and_store: the newest is overwritten instead of the oldest",
-        SKETCH_RING,
+        COMPARE_AND_STORE,
         "target = tl.where(head + 1 < slots, head + 1, 0)",
         "target = head",
-        SKETCH_RING_TESTS,
+        COMPARISON_TESTS,
         "meets_every_slot and 5-2-alone",
     ),
     Mutant(
         "compare_and_store: differences from the oldest",
-        SKETCH_RING,
+        COMPARE_AND_STORE,
         "previous = _load(ring_ptr + head * stride",
         "previous = _load(ring_ptr + (head + 1) % slots * stride",
-        SKETCH_RING_TESTS,
+        COMPARISON_TESTS,
         "meets_every_slot and 5-2-alone",
     ),
     Mutant(
         "compare_and_store: the last four buckets are left out",
-        SKETCH_RING,
-        "inside = lanes // 4 * 4 < length",
-        "inside = lanes // 4 * 4 < length - 4",
-        SKETCH_RING_TESTS,
+        COMPARE_AND_STORE,
+        "inside = buckets // 4 * 4 < length",
+        "inside = buckets // 4 * 4 < length - 4",
+        COMPARISON_TESTS,
         "meets_every_slot and 5-2-alone",
     ),
     Mutant(
         "compare_and_store: a skipped step is stored",
-        SKETCH_RING,
+        COMPARE_AND_STORE,
         "stored = tl.load(skip_ptr) == 0",
         "stored = tl.load(skip_ptr) != 2",
-        SKETCH_RING_TESTS,
+        COMPARISON_TESTS,
         "skipped",
     ),
 )
