@@ -177,7 +177,7 @@ LISTS = (
     Mutant(
         "norm: what follows the last tile is left out",
         NORM,
-        "if head + left > 0:",
+        "if head + remaining > 0:",
         "if head > 0:",
         LIST_TESTS,
         "norm_of_every_dtype_size_and_alignment",
@@ -215,18 +215,18 @@ LISTS = (
         "any_number_of_rows",
     ),
     Mutant(
-        "scale: a mask on whole tiles",
+        "scale: a mask on full tiles",
         SCALE,
-        "_scale_elements(aligned_pointer(body, 0, CODE) + lanes, None,",
-        "_scale_elements(aligned_pointer(body, 0, CODE) + lanes, lanes < length,",
+        "_scale_elements(aligned_pointer(body, 0, CODE) + offsets, None,",
+        "_scale_elements(aligned_pointer(body, 0, CODE) + offsets, offsets < length,",
         CODEGEN_TESTS,
         "lists/scale-scale-bfloat16-sm_90",
     ),
     Mutant(
         "scale: the last elements are scaled twice",
         SCALE,
-        "inside = lanes < left // VECTOR * VECTOR",
-        "inside = lanes < left",
+        "inside = offsets < remaining // VECTOR * VECTOR",
+        "inside = offsets < remaining",
         LIST_TESTS,
         "scale_multiplies_in_place",
     ),
@@ -248,7 +248,7 @@ WINDOWS = (
         "    row = ring\n",
         "    row = ring\n"
         "    early = ring + tl.where(head + 1 < slots, head + 1, 0) * row_bytes\n"
-        "    write(early, gradient, place, RING, RING, WIDE, TILES)\n",
+        "    write(early, gradient, word, RING, RING, WIDE, TILES)\n",
         WINDOW_TESTS,
         "the_ring_goes_round",
     ),
@@ -279,8 +279,8 @@ WINDOWS = (
     Mutant(
         "window: NaN is not counted",
         WINDOW,
-        'tl.where(tl.abs(gradient[part]) < float("inf"), 0.0, 1.0)',
-        'tl.where(tl.abs(gradient[part]) == float("inf"), 1.0, 0.0)',
+        'tl.where(tl.abs(gradient[i]) < float("inf"), 0.0, 1.0)',
+        'tl.where(tl.abs(gradient[i]) == float("inf"), 1.0, 0.0)',
         WINDOW_TESTS,
         "nonfinite_elements_are_counted",
     ),
@@ -317,7 +317,8 @@ OTHERS = (
         "update: the snapshot is renewed before it is read",
         UPDATE,
         "        old = load_tile(",
-        "        store_tile(snapshot, PARAMETER, start, place, length, new, PARAMETER, WIDE)\n        old = load_tile(",
+        "        store_tile(snapshot, PARAMETER, start, offsets, length, new, PARAMETER, WIDE)\n"
+        "        old = load_tile(",
         UPDATE_TESTS,
         "moments_have_the_names_and_places",
     ),
@@ -472,7 +473,7 @@ ENGINE = (
         "missing_gradients_gaps",
     ),
     Mutant(
-        "tables: a short unit is taken for a whole one",
+        "tables: a short unit is taken for a full one",
         TABLES,
         "fast = (units.length == whole) & (address % VECTOR_BYTES == 0)",
         "fast = (units.length <= whole) & (address % VECTOR_BYTES == 0)",

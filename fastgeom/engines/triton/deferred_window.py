@@ -47,7 +47,7 @@ class TritonDeferredWindow(TritonWindow):
             )
         super().__init__(layout, engine, window, track_updates=track_updates, slots=window + defer)
         self._defer = defer
-        self._slot_known = torch.full((window + defer,), NEVER, dtype=torch.int64, device=engine.device)
+        self._valid_step = torch.full((window + defer,), NEVER, dtype=torch.int64, device=engine.device)
         self._pending: list[int] = []
 
     def prepare(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
@@ -74,7 +74,7 @@ class TritonDeferredWindow(TritonWindow):
                     scale=reciprocal(grad_scale),
                 )  # fmt: skip
             totals = self._sums.totals(n_columns, max_column=n_columns - 5)
-            found = self._history.finish(totals, step, window=0, skip=skip, known=self._slot_known)
+            found = self._history.finish(totals, step, window=0, skip=skip, valid_step=self._valid_step)
         self._pending.append(step)
         late = self.finish() if len(self._pending) == self._defer else ()
         return WindowStatistics(
@@ -106,13 +106,13 @@ class TritonDeferredWindow(TritonWindow):
                 launch_gram(table, len(rows), ring, self._slots, block, history.state, partials)
             totals = self._gram_sums.totals(width)
             launch_gram_finish(
-                totals.view(n_layers, block, n_columns), history.state, history.step, self._slot_known, history.norm,
+                totals.view(n_layers, block, n_columns), history.state, history.step, self._valid_step, history.norm,
                 out, window=self._window,
             )  # fmt: skip
         return out
 
     def _known_steps(self) -> Tensor:
-        return self._slot_known
+        return self._valid_step
 
     def _allocate(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
         check_deferrable(self._layout.names, gradient.code)

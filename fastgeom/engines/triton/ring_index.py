@@ -53,7 +53,7 @@ class RingIndex:
 
     def finish(
         self, totals: Tensor, step: int, *, window: int, skip: Tensor | None = None, store: bool = True,
-        past: Tensor | None = None, known: Tensor | None = None,
+        past: Tensor | None = None, valid_step: Tensor | None = None,
     ) -> StepTotals:  # fmt: skip
         """The statistics of ``step`` from the totals of its pass; then, if it was stored, the head moves on.
 
@@ -64,7 +64,7 @@ class RingIndex:
             skip: a 0-d tensor; where it is not 0 nothing was stored.
             store: False where nothing was.
             past: (layer + 1,) float64, what to remember of this step; needed only where it is stored.
-            known: (slot,) int64, the steps that count, of a deferred window.
+            valid_step: (slot,) int64, of a deferred window: the step in each slot, NEVER where it was skipped.
         """
         n_sums, n_rows, device = len(FINISHED_SUMS), len(totals), totals.device
         columns = [n_sums, window, window, *([] if self._past is None else [window])]
@@ -72,7 +72,7 @@ class RingIndex:
         nonfinite = torch.empty(n_rows, dtype=torch.int64, device=device)
         launch_window_finish(
             totals, self.state, self.step, self.norm, out, nonfinite, window=window, advance=step - self.last_step,
-            past=past, slot_past=self._past, skip=skip, store=store, slot_known=known,
+            past=past, slot_past=self._past, skip=skip, store=store, valid_step=valid_step,
         )  # fmt: skip
         if store:
             self.last_step = step
