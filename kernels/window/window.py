@@ -51,6 +51,11 @@ def window_columns(window):
     return triton.cdiv(window, _DOT_COLUMNS.value) * _DOT_COLUMNS.value + WINDOW_STATISTICS
 
 
+def absmax_column(window):
+    """Index of the column of max |g| among the partial sums."""
+    return window_columns(window) - WINDOW_STATISTICS + 3
+
+
 @triton.constexpr_function
 def _rows_at_once(ring):
     """Rows that one pass of the loop reads: as many as there are registers for."""

@@ -475,8 +475,8 @@ ENGINE = (
     Mutant(
         "tables: a short unit is taken for a full one",
         TABLES,
-        "fast = (units.length == whole) & (address % VECTOR_BYTES == 0)",
-        "fast = (units.length <= whole) & (address % VECTOR_BYTES == 0)",
+        "fast = (units.length == unit_elements) & (address % VECTOR_BYTES == 0)",
+        "fast = (units.length <= unit_elements) & (address % VECTOR_BYTES == 0)",
         ENGINE_TESTS,
         "list_moments_are_those",
     ),
