@@ -1,13 +1,13 @@
 """Reading and writing the elements of a unit, whatever their dtype and wherever they lie.
 
-A *unit* is a run of elements of one tensor that one program handles. A table says of each unit the byte ``address`` of
-its first element, a ``code`` and its ``length`` in elements. The code is
+A *unit* is the elements of one tensor that one program handles. A table has for each unit the byte ``address`` of its
+first element, a ``code`` and its ``length`` in elements. The code is
 
-    0..3   float32, float64, bfloat16, float16, where the unit is whole and begins at a multiple of 16 bytes
+    0..3   float32, float64, bfloat16, float16, where the unit is full and begins at a multiple of 16 bytes
     4..7   the same dtypes, where it is shorter or begins elsewhere
     8      where there is no tensor: it reads as zeros
 
-Whole aligned units are read 16 bytes at a time. That takes two things: the hint of the alignment has to stand on the
+Full aligned units are read 16 bytes at a time. That takes two things: the hint of the alignment has to stand on the
 typed pointer (on the integer it is lost in the cast), and there must be no mask, whose unknown length would make every
 load as narrow as one element.
 """
@@ -17,7 +17,7 @@ import triton.language as tl
 
 FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = (tl.constexpr(code) for code in range(4))
 SHORT = tl.constexpr(4)
-"""What is added to a dtype's code where the unit is short or not aligned."""
+"""Added to a dtype's code where the unit is short or not aligned."""
 ABSENT = tl.constexpr(8)
 
 DTYPE_NAMES = ("float32", "float64", "bfloat16", "float16")
@@ -38,68 +38,70 @@ def item_bytes(code):
 
 @triton.constexpr_function
 def compute_type(wide):
-    """What sums and products are computed in."""
+    """The type that sums and products are computed in."""
     return tl.float64 if wide else tl.float32
 
 
 @triton.jit
 def load_tile(
-    address, code, start, lanes, length, CODE: tl.constexpr, WIDE: tl.constexpr, EVICT_FIRST: tl.constexpr = False
+    address, code, start, offsets, length, CODE: tl.constexpr, WIDE: tl.constexpr, EVICT_FIRST: tl.constexpr = False
 ):
-    """Elements ``start + lanes`` of a unit as float32, or float64 if WIDE; zero from ``length`` on.
+    """Elements ``start + offsets`` of a unit as float32, or float64 if WIDE; zero from ``length`` on.
 
     Args:
-        address, code, length: of the unit; the length is not looked at where the unit is whole.
+        address: byte address of the unit.
+        code: code of the unit.
         start: where the tile begins in the unit, in elements; a multiple of 16 bytes.
-        lanes: int32 of any shape, contiguous along the last axis.
-        CODE: the unit's code where it is known to the compiler, else -1: any but float64, or any if WIDE.
+        offsets: int32 of any shape, contiguous along the last axis.
+        length: number of elements of the unit; not used where the unit is full.
+        CODE: the unit's code if it is a constant, else -1: any but float64, or any if WIDE.
         WIDE: compute in float64.
         EVICT_FIRST: these elements are not read again soon.
     """
     if CODE >= 0:
-        values = _load(address, start, lanes, length, CODE, WIDE, EVICT_FIRST)
+        values = _load(address, start, offsets, length, CODE, WIDE, EVICT_FIRST)
     elif code == FLOAT32:
-        values = _load(address, start, lanes, length, FLOAT32, WIDE, EVICT_FIRST)
+        values = _load(address, start, offsets, length, FLOAT32, WIDE, EVICT_FIRST)
     elif code == BFLOAT16:
-        values = _load(address, start, lanes, length, BFLOAT16, WIDE, EVICT_FIRST)
+        values = _load(address, start, offsets, length, BFLOAT16, WIDE, EVICT_FIRST)
     elif code == FLOAT16:
-        values = _load(address, start, lanes, length, FLOAT16, WIDE, EVICT_FIRST)
+        values = _load(address, start, offsets, length, FLOAT16, WIDE, EVICT_FIRST)
     elif WIDE and code == FLOAT64:
-        values = _load(address, start, lanes, length, FLOAT64, WIDE, EVICT_FIRST)
+        values = _load(address, start, offsets, length, FLOAT64, WIDE, EVICT_FIRST)
     elif code == FLOAT32 + SHORT:
-        values = _load(address, start, lanes, length, FLOAT32 + SHORT, WIDE, EVICT_FIRST)
+        values = _load(address, start, offsets, length, FLOAT32 + SHORT, WIDE, EVICT_FIRST)
     elif code == BFLOAT16 + SHORT:
-        values = _load(address, start, lanes, length, BFLOAT16 + SHORT, WIDE, EVICT_FIRST)
+        values = _load(address, start, offsets, length, BFLOAT16 + SHORT, WIDE, EVICT_FIRST)
     elif code == FLOAT16 + SHORT:
-        values = _load(address, start, lanes, length, FLOAT16 + SHORT, WIDE, EVICT_FIRST)
+        values = _load(address, start, offsets, length, FLOAT16 + SHORT, WIDE, EVICT_FIRST)
     elif WIDE and code == FLOAT64 + SHORT:
-        values = _load(address, start, lanes, length, FLOAT64 + SHORT, WIDE, EVICT_FIRST)
+        values = _load(address, start, offsets, length, FLOAT64 + SHORT, WIDE, EVICT_FIRST)
     else:
-        values = _load(address, start, lanes, length, ABSENT, WIDE, EVICT_FIRST)
+        values = _load(address, start, offsets, length, ABSENT, WIDE, EVICT_FIRST)
     return values
 
 
 @triton.jit
-def store_tile(address, code, start, lanes, length, values, CODE: tl.constexpr, WIDE: tl.constexpr):
+def store_tile(address, code, start, offsets, length, values, CODE: tl.constexpr, WIDE: tl.constexpr):
     """Round ``values`` to the unit's dtype and write them where `load_tile` reads; nothing from ``length`` on."""
     if CODE >= 0:
-        _store(address, start, lanes, length, values, CODE)
+        _store(address, start, offsets, length, values, CODE)
     elif code == FLOAT32:
-        _store(address, start, lanes, length, values, FLOAT32)
+        _store(address, start, offsets, length, values, FLOAT32)
     elif code == BFLOAT16:
-        _store(address, start, lanes, length, values, BFLOAT16)
+        _store(address, start, offsets, length, values, BFLOAT16)
     elif code == FLOAT16:
-        _store(address, start, lanes, length, values, FLOAT16)
+        _store(address, start, offsets, length, values, FLOAT16)
     elif WIDE and code == FLOAT64:
-        _store(address, start, lanes, length, values, FLOAT64)
+        _store(address, start, offsets, length, values, FLOAT64)
     elif code == FLOAT32 + SHORT:
-        _store(address, start, lanes, length, values, FLOAT32 + SHORT)
+        _store(address, start, offsets, length, values, FLOAT32 + SHORT)
     elif code == BFLOAT16 + SHORT:
-        _store(address, start, lanes, length, values, BFLOAT16 + SHORT)
+        _store(address, start, offsets, length, values, BFLOAT16 + SHORT)
     elif code == FLOAT16 + SHORT:
-        _store(address, start, lanes, length, values, FLOAT16 + SHORT)
+        _store(address, start, offsets, length, values, FLOAT16 + SHORT)
     elif WIDE and code == FLOAT64 + SHORT:
-        _store(address, start, lanes, length, values, FLOAT64 + SHORT)
+        _store(address, start, offsets, length, values, FLOAT64 + SHORT)
 
 
 @triton.jit
@@ -122,15 +124,15 @@ def rounded(values, CODE: tl.constexpr):
 
 
 @triton.jit
-def _load(address, start, lanes, length, CODE: tl.constexpr, WIDE: tl.constexpr, EVICT_FIRST: tl.constexpr):
+def _load(address, start, offsets, length, CODE: tl.constexpr, WIDE: tl.constexpr, EVICT_FIRST: tl.constexpr):
     policy: tl.constexpr = "evict_first" if EVICT_FIRST else ""
     if CODE == ABSENT:
-        values = tl.zeros(lanes.shape, compute_type(WIDE))
+        values = tl.zeros(offsets.shape, compute_type(WIDE))
     elif CODE < SHORT:
-        pointers = aligned_pointer(address, start, CODE) + lanes
+        pointers = aligned_pointer(address, start, CODE) + offsets
         values = tl.load(pointers, eviction_policy=policy).to(compute_type(WIDE))
     else:
-        elements = start + lanes
+        elements = start + offsets
         pointers = address.to(tl.pointer_type(element_type(CODE))) + elements
         inside = elements < tl.cast(length, tl.int32)
         values = tl.load(pointers, mask=inside, other=0.0, eviction_policy=policy).to(compute_type(WIDE))
@@ -138,11 +140,11 @@ def _load(address, start, lanes, length, CODE: tl.constexpr, WIDE: tl.constexpr,
 
 
 @triton.jit
-def _store(address, start, lanes, length, values, CODE: tl.constexpr):
+def _store(address, start, offsets, length, values, CODE: tl.constexpr):
     if CODE < SHORT:
-        tl.store(aligned_pointer(address, start, CODE) + lanes, rounded(values, CODE))
+        tl.store(aligned_pointer(address, start, CODE) + offsets, rounded(values, CODE))
     elif CODE < ABSENT:
-        elements = start + lanes
+        elements = start + offsets
         pointers = address.to(tl.pointer_type(element_type(CODE))) + elements
         tl.store(pointers, rounded(values, CODE), mask=elements < tl.cast(length, tl.int32))
 
@@ -183,9 +185,9 @@ def misaligned_elements(address, length, CODE: tl.constexpr):
 
 @triton.jit
 def edge_elements(lane, head, tail, length, CODE: tl.constexpr):
-    """Which element each lane takes of the first ``head`` of a unit and of those from ``tail`` on, and whether any.
+    """Which of the first ``head`` elements of a unit and of those from ``tail`` on each lane reads, and whether any.
 
-    Both are fewer than 16 bytes; there must be twice as many lanes as elements in 16 bytes.
+    Both are fewer than 16 bytes; there must be twice as many offsets as elements in 16 bytes.
     """
     VECTOR: tl.constexpr = 16 // item_bytes(CODE)
     element = tl.where(lane < VECTOR, lane, lane - VECTOR + tail)
@@ -199,7 +201,7 @@ def count_nonfinite(values):
 
 
 def nvidia_options(**options):
-    """Options of a launch that only NVIDIA's compiler knows: none elsewhere."""
+    """Launch options that only NVIDIA's compiler knows; empty on other targets."""
     if triton.knobs.runtime.interpret:
         return {}
     return options if triton.runtime.driver.active.get_current_target().backend == "cuda" else {}

@@ -50,13 +50,13 @@ def examine_all(cases: Sequence[Case], targets: Sequence[str] | None, jobs: int)
     ]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
         running = {pool.submit(_examine_task, *task): task for task in tasks}
-        found = {}
+        records = {}
         for done in as_completed(running):
             index, target = running[done]
-            found[running[done]] = done.result()
-            _progress(f"{len(found)}/{len(tasks)} {cases[index].name} {target}")
+            records[running[done]] = done.result()
+            _progress(f"{len(records)}/{len(tasks)} {cases[index].name} {target}")
     _progress("")
-    return [found[task] for task in tasks]
+    return [records[task] for task in tasks]
 
 
 def unusable(cases: Sequence[Case]) -> dict[str, str]:
@@ -65,13 +65,13 @@ def unusable(cases: Sequence[Case]) -> dict[str, str]:
     It looks when a process first uses a kernel, at it and at what it calls, and refuses once: what it has looked at
     it takes for good from then on. So this must come before anything is compiled.
     """
-    found = {}
+    reasons = {}
     for kernel in {case.variant["kernel"].__name__: case.variant["kernel"] for case in cases}.values():
         try:
             kernel.cache_key  # noqa: B018 - it looks when this is read
         except Exception as error:
-            found[kernel.__name__] = _cause(error)
-    return found
+            reasons[kernel.__name__] = _cause(error)
+    return reasons
 
 
 _cases: Sequence[Case] = ()

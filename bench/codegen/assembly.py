@@ -1,7 +1,7 @@
 """A compiled kernel as basic blocks, whichever assembly it was read from: its loops and its fast path.
 
-The *fast path* is the way through a region that moves the most bytes and, among those, has the fewest instructions:
-what is done for data that are whole, aligned and finite.
+The *fast path* is the path through a region that moves the most bytes and, among those, has the fewest instructions:
+the code for full, aligned and finite data.
 """
 
 import re
@@ -121,25 +121,25 @@ class Program:
     @cached_property
     def predecessors(self) -> dict[int, list[int]]:
         """Of every block that the entry reaches."""
-        found: dict[int, list[int]] = {block: [] for block in self.order}
+        predecessors: dict[int, list[int]] = {block: [] for block in self.order}
         for block in self.order:
             for successor in self.blocks[block].successors:
-                found[successor].append(block)
-        return found
+                predecessors[successor].append(block)
+        return predecessors
 
     @cached_property
     def dominators(self) -> dict[int, set[int]]:
-        """The blocks through which every way from the entry to a block leads."""
+        """The blocks through which every path from the entry to a block leads."""
         everything = set(self.order)
-        found = {block: {0} if block == 0 else everything for block in self.order}
+        dominators = {block: {0} if block == 0 else everything for block in self.order}
         changed = True
         while changed:
             changed = False
             for block in [b for b in self.order if b != 0]:
-                ways = [found[p] for p in self.predecessors[block]]
-                new = set.intersection(*ways) | {block}
-                changed, found[block] = changed or new != found[block], new
-        return found
+                above = [dominators[p] for p in self.predecessors[block]]
+                new = set.intersection(*above) | {block}
+                changed, dominators[block] = changed or new != dominators[block], new
+        return dominators
 
     @cached_property
     def loops(self) -> list[Loop]:
@@ -175,26 +175,28 @@ class Program:
     def fast_path(self, loop: Loop | None = None) -> list[int]:
         """The blocks on the fast path, through one pass of a loop or through the whole kernel, each loop once.
 
-        Of all ways from the entry (the header) to an end (back to the header) the one that moves the most bytes, and
+        Of all paths from the entry (the header) to an end (back to the header) the one that moves the most bytes, and
         of those the shortest. Loops that move less than the hot one, such as the recount of what is not finite, do
         not attract it.
         """
         start, region = (0, frozenset(self.order)) if loop is None else (loop.header, loop.blocks)
         side = {block for other in self.loops if other != self.hot_loop for block in other.blocks}
-        ways: dict[int, tuple[int, int, list[int]]] = {start: (0, 0, [])}
+        paths: dict[int, tuple[int, int, list[int]]] = {start: (0, 0, [])}
         ends = []
         for block in sorted(region, key=self.order.__getitem__):
-            before = [ways[p] for p in self.predecessors[block] if p in ways and self.order[p] < self.order[block]]
+            before = [paths[p] for p in self.predecessors[block] if p in paths and self.order[p] < self.order[block]]
             if block != start and not before:
                 continue
-            moved, length, way = ways[start] if block == start else max(before, key=lambda w: w[:2])
-            own = self.blocks[block]
-            ways[block] = (
-                moved + (0 if block in side else own.bytes_moved), length - len(own.instructions), [*way, block]
-            )  # fmt: skip
-            if loop.header in own.successors if loop else own.ends:
-                ends.append(ways[block])
-        return max(ends, key=lambda w: w[:2])[2]
+            moved, length, path = paths[start] if block == start else max(before, key=lambda p: p[:2])
+            code = self.blocks[block]
+            paths[block] = (
+                moved + (0 if block in side else code.bytes_moved),
+                length - len(code.instructions),
+                [*path, block],
+            )
+            if loop.header in code.successors if loop else code.ends:
+                ends.append(paths[block])
+        return max(ends, key=lambda p: p[:2])[2]
 
 
 def widths(instructions: list[Instruction], access: str) -> Counter[int]:

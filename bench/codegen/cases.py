@@ -58,8 +58,8 @@ class Case:
 
     def options(self, target: Target) -> dict[str, Any]:
         """What the compiler is told. Options of a variant for all targets are NVIDIA's."""
-        own = target.backend == "cuda" or "backends" in self.variant
-        return {"num_warps": self.variant["num_warps"]} | (self.variant["options"] if own else {})
+        applies = target.backend == "cuda" or "backends" in self.variant
+        return {"num_warps": self.variant["num_warps"]} | (self.variant["options"] if applies else {})
 
     def threads(self, target: Target) -> int:
         """Of one program."""

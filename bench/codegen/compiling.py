@@ -52,24 +52,24 @@ def compile_case(case: Case, target: Target) -> Compiled:
 
 
 def _number(pattern: str, text: str) -> int:
-    found = re.search(pattern, text)
-    if not found:
+    match = re.search(pattern, text)
+    if not match:
         raise ValueError(f"no {pattern} in what the compiler printed")
-    return int(found[1])
+    return int(match[1])
 
 
 def _disassembled(cubin: bytes, options: tuple[str, ...]) -> tuple[str, str]:
     """SASS and resource usage of a cubin, by the tools that come with triton."""
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    kept = Path(os.environ["TRITON_CACHE_DIR"]) / f"{hashlib.sha256(cubin).hexdigest()}.sass"
+    listing = Path(os.environ["TRITON_CACHE_DIR"]) / f"{hashlib.sha256(cubin).hexdigest()}.sass"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        if not kept.exists():
-            unfinished = kept.with_suffix(f".{os.getpid()}")
+        if not listing.exists():
+            unfinished = listing.with_suffix(f".{os.getpid()}")
             unfinished.write_text(_run(tools / "nvdisasm", *options, file.name))
-            unfinished.replace(kept)
-        return kept.read_text(), _run(tools / "cuobjdump", "--dump-resource-usage", file.name)
+            unfinished.replace(listing)
+        return listing.read_text(), _run(tools / "cuobjdump", "--dump-resource-usage", file.name)
 
 
 def _run(*command: str | Path) -> str:

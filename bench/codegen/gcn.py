@@ -29,8 +29,8 @@ def _lines(text: str) -> Iterator[str | Instruction]:
             return
         if label := LABEL.match(line):
             yield label[1]
-        elif found := LINE.match(line):
-            opcode, operands = found[1], found[2].strip()
+        elif match := LINE.match(line):
+            opcode, operands = match[1], match[2].strip()
             repeats = opcode == "s_cbranch_execnz" and previous.startswith("s_xor_b64 exec, exec")
             yield Instruction(opcode, mentions=(operands,)) if repeats else _instruction(opcode, operands)
             previous = f"{opcode} {operands}"
@@ -41,9 +41,9 @@ def _instruction(opcode: str, operands: str) -> Instruction:
         return Instruction(opcode, (operands,), falls_through=opcode != "s_branch")
     if opcode in {"s_endpgm", "s_setpc_b64"}:
         return Instruction(opcode, ends=True, falls_through=False)
-    if found := ACCESS.match(opcode):
-        return Instruction(opcode, access=found[1], width=WIDTHS[found[2]])
-    if found := ATOMIC.match(opcode):
-        return Instruction(opcode, atomic=found[1] or found[2])
+    if match := ACCESS.match(opcode):
+        return Instruction(opcode, access=match[1], width=WIDTHS[match[2]])
+    if match := ATOMIC.match(opcode):
+        return Instruction(opcode, atomic=match[1] or match[2])
     spill = opcode.startswith(("scratch_load", "scratch_store"))
     return Instruction(opcode, spill=spill, barrier=opcode == "s_barrier", call=opcode == "s_swappc_b64")

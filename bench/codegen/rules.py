@@ -154,13 +154,13 @@ class Examination:
         """What is wrong with the number of instructions per element."""
         if not self.has_one_path:
             return "the kernel has a path for every dtype: count its twins"
-        found = self.per_element(self.path, self.passes)
+        measured = self.per_element(self.path, self.passes)
         if any(i.call for i in self.path):
             return "the fast path calls a function, whose instructions are not counted"
         if self.compiled.program.hot_loop and not self.loop:
             return "a loop loads data, but the variant declares none"
-        if found > goal:
-            return f"{found:.2f} per element, allowed {goal:g}"
+        if measured > goal:
+            return f"{measured:.2f} per element, allowed {goal:g}"
         outside, most = self.per_element(self.path_beside), self.case.variant.get(OUTSIDE_GOAL, math.inf)
         return f"{outside:.2f} per element outside of loops, allowed {most:g}" if outside > most else ""
 
@@ -189,6 +189,6 @@ class Examination:
             yield f"{counts(narrow)} bytes{region.name} are narrow, {most} would be exempt"
 
 
-def counts(found: Mapping[int, int]) -> str:
+def counts(accesses: Mapping[int, int]) -> str:
     """Accesses by width, the widest first: ``4×16 2×8``."""
-    return " ".join(f"{n}×{width}" for width, n in sorted(found.items(), reverse=True))
+    return " ".join(f"{n}×{width}" for width, n in sorted(accesses.items(), reverse=True))

@@ -32,8 +32,8 @@ def _lines(text: str) -> Iterator[str | Instruction]:
     for line in text.splitlines():
         if label := LABEL.match(line):
             yield label[1]
-        elif found := LINE.match(line):
-            guard, opcode, operands = found.groups()
+        elif match := LINE.match(line):
+            guard, opcode, operands = match.groups()
             yield _instruction(opcode, operands, guarded=guard not in {None, "PT", "UPT"})
 
 

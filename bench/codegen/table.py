@@ -7,9 +7,20 @@ from bench.codegen.cases import COUNTED_TARGET
 from bench.codegen.rules import Record, counts
 
 COLUMNS = (
-    "variant", "target", "instr/el", "goal", "outside", "registers", "spills", "shared", "loads", "stores", "barriers",
-    "atomics", "broken",
-)  # fmt: skip
+    "variant",
+    "target",
+    "instr/el",
+    "goal",
+    "outside",
+    "registers",
+    "spills",
+    "shared",
+    "loads",
+    "stores",
+    "barriers",
+    "atomics",
+    "broken",
+)
 HEADER = """# Machine code of the kernels
 
 Compiled ahead of time by triton {triton}, on no GPU; `make codegen` writes this page.
@@ -47,21 +58,23 @@ def render(records: Sequence[Record], triton_version: str) -> str:
 def _rows(records: Iterable[Record]) -> list[Sequence[str]]:
     rows, before = [], None
     for r in records:
-        rows.append((
-            r.variant if r.variant != before else "",
-            r.target,
-            _number(r.per_element),
-            "" if r.goal is None else f"{r.goal:g}",
-            _number(r.outside_per_element),
-            str(r.registers),
-            str(r.spills),
-            str(r.shared_bytes),
-            counts(r.loads),
-            counts(r.stores),
-            str(r.barriers),
-            " ".join(f"{n}×{name}" for name, n in r.atomics.items()),
-            ", ".join(r.broken),
-        ))  # fmt: skip
+        rows.append(
+            (
+                r.variant if r.variant != before else "",
+                r.target,
+                _number(r.per_element),
+                "" if r.goal is None else f"{r.goal:g}",
+                _number(r.outside_per_element),
+                str(r.registers),
+                str(r.spills),
+                str(r.shared_bytes),
+                counts(r.loads),
+                counts(r.stores),
+                str(r.barriers),
+                " ".join(f"{n}×{name}" for name, n in r.atomics.items()),
+                ", ".join(r.broken),
+            )
+        )
         before = r.variant
     return rows
 

@@ -102,8 +102,8 @@ def _accesses(text: str) -> Iterator[Access]:
         if LOOP.search(line):
             open_loops.append((depth, count))
             count += 1
-        if found := ACCESS.search(line):
-            kind, operands, shape, bits = found.groups()
+        if match := ACCESS.search(line):
+            kind, operands, shape, bits = match.groups()
             elements = 1
             for extent in (shape or "1").split("x"):
                 elements *= int(extent)

@@ -38,7 +38,7 @@ _VECTORS = tl.constexpr(256)
 """A tile is 256 vectors of 8 elements: in registers 256 x 4 even elements, and as many odd ones."""
 _GATHERED = tl.constexpr(32)
 _SCATTERED = tl.constexpr(9)
-"""In place of a code: what is not aligned."""
+"""Code of a unit that is not aligned."""
 
 
 def dot_bytes(n_elements, gradient_bytes=4):
@@ -77,21 +77,21 @@ def _wide_dots_kernel(table_ptr, rows_ptr, out_ptr, n_units, n_rows, CODE: tl.co
     address, code = tl.load(table_ptr + unit), tl.load(table_ptr + n_units + unit)
     length = tl.load(table_ptr + 2 * n_units + unit).to(tl.int32)
     column = first + tl.arange(0, _GATHERED)
-    lanes = tl.arange(0, _TILE // 2)[:, None] * 2 + tl.arange(0, 2)[None, :]  # 16 bytes of float64 a lane
+    offsets = tl.arange(0, _TILE // 2)[:, None] * 2 + tl.arange(0, 2)[None, :]  # 16 bytes of float64 a lane
     gathered = tl.zeros((8, _GATHERED), tl.float64)
     for start in range(0, length, _TILE):
-        g = load_tile(address, code, start, lanes, length, CODE, True)
+        g = load_tile(address, code, start, offsets, length, CODE, True)
         gathered += tl.where(column[None, :] == n_rows, _warp_sums(g * g)[:, None], 0.0)
         for row in range(first, tl.minimum(last, n_rows)):
             row_ptr = rows_ptr + 2 * n_units * row + unit
-            h = load_tile(tl.load(row_ptr), tl.load(row_ptr + n_units), start, lanes, length, CODE, True)
+            h = load_tile(tl.load(row_ptr), tl.load(row_ptr + n_units), start, offsets, length, CODE, True)
             gathered += tl.where(column[None, :] == row, _warp_sums(g * h)[:, None], 0.0)
     tl.store(out_ptr + unit * (n_rows + 1) + column, tl.sum(gathered, axis=0), mask=column < last)
 
 
 @triton.jit
 def _unit_and_rows(n_rows):
-    """What a program computes: its unit, and the columns of ``out`` from the first to before the last."""
+    """The unit of a program, and its columns of ``out``: the first, and the end."""
     n_blocks = n_rows // _GATHERED + 1
     program = tl.program_id(0)
     first = program % n_blocks * _GATHERED
@@ -112,7 +112,7 @@ def _aligned_code(code, address):
 
 @triton.jit
 def _read_unit(address, code, length, CODE: tl.constexpr):
-    """A unit in registers: its whole vectors if it is aligned, zeros elsewhere."""
+    """A unit in registers: its full vectors if it is aligned, zeros elsewhere."""
     if CODE >= 0:
         unit = _read_tiles(address, length, CODE)
     elif code == FLOAT32:
@@ -134,7 +134,7 @@ def _read_unit(address, code, length, CODE: tl.constexpr):
 
 @triton.jit
 def _row_products(g, address, code, length, CODE: tl.constexpr):
-    """Products with g of a row, in chains; of its whole vectors if it is aligned, zeros elsewhere."""
+    """Products with g of a row, in chains; of its full vectors if it is aligned, zeros elsewhere."""
     if CODE >= 0:
         products = _unit_products(g, _read_tiles(address, length, CODE))
     elif code == FLOAT32:
@@ -198,7 +198,7 @@ def _read_tile(address, tile: tl.constexpr, length, CODE: tl.constexpr):
 
 @triton.jit
 def _scattered_products(address, code, row_address, row_code, length):
-    """Products, in chains, of what `_read_unit` does not read: of nothing, of the last elements, or of all."""
+    """Products, in chains, of the elements that `_read_unit` does not read: none, the last ones, or all."""
     element = tl.arange(0, _VECTORS)[:, None] * 4 + tl.arange(0, 4)[None, :]
     chains = tl.zeros((_VECTORS, 4), tl.float32)
     aligned = ((address | row_address) & 15) == 0
@@ -211,13 +211,13 @@ def _scattered_products(address, code, row_address, row_code, length):
 
 
 @triton.jit
-def _load_scattered(address, code, start, lanes, length):
+def _load_scattered(address, code, start, offsets, length):
     if code % 4 == FLOAT32:
-        values = load_tile(address, code, start, lanes, length, FLOAT32 + SHORT, False)
+        values = load_tile(address, code, start, offsets, length, FLOAT32 + SHORT, False)
     elif code % 4 == BFLOAT16:
-        values = load_tile(address, code, start, lanes, length, BFLOAT16 + SHORT, False)
+        values = load_tile(address, code, start, offsets, length, BFLOAT16 + SHORT, False)
     else:
-        values = load_tile(address, code, start, lanes, length, FLOAT16 + SHORT, False)
+        values = load_tile(address, code, start, offsets, length, FLOAT16 + SHORT, False)
     return values
 
 
@@ -227,7 +227,8 @@ def launch_dots(table, rows, n_units, n_rows, out, *, wide=False):
     Args:
         table: int64 (3 or more, n_units) of the list g: address, code and length, with units of `DOT_ELEMENTS`.
         rows: int64 (n_rows, 2, n_units): address and code of the same units of each h_k.
-        n_units, n_rows: numbers of units and of lists.
+        n_units: number of units.
+        n_rows: number of lists h_k.
         out: float64 (n_units, n_rows + 1): sum g h_k of each list, and last sum g^2.
         wide: compute in float64; without it no unit may be float64.
     """
@@ -240,7 +241,7 @@ def launch_dots(table, rows, n_units, n_rows, out, *, wide=False):
 
 
 def dots_variants():
-    """What is compiled ahead of time: the kernels that run, and for each dtype the path of whole units alone."""
+    """What is compiled ahead of time: the kernels that run, and for each dtype the path of full units alone."""
     kinds = [("any", -1, False), ("any-wide", -1, True)]
     kinds += [(name, code, name == "float64") for code, name in enumerate(DTYPE_NAMES)]
     return [

@@ -70,8 +70,8 @@ def _norm_kernel(table_ptr, out_ptr, n_units, CODE: tl.constexpr, WIDE: tl.const
         nonfinite = tl.full((), 0, tl.int32)
         if not (total < float("inf")):
             for start in range(0, length, _COUNT_TILE):
-                lanes = tl.arange(0, _COUNT_TILE)
-                nonfinite += count_nonfinite(load_tile(address, code, start, lanes, length, CODE, WIDE))
+                offsets = tl.arange(0, _COUNT_TILE)
+                nonfinite += count_nonfinite(load_tile(address, code, start, offsets, length, CODE, WIDE))
         tl.store(out_ptr + 3 * unit, total)
         tl.store(out_ptr + 3 * unit + 1, tl.max(largest).to(tl.float64))
         tl.store(out_ptr + 3 * unit + 2, nonfinite.to(tl.float64))
@@ -80,25 +80,25 @@ def _norm_kernel(table_ptr, out_ptr, n_units, CODE: tl.constexpr, WIDE: tl.const
 
 
 @triton.jit
-def _lane_sums(address, length, CODE: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr, MEASURE_MAX: tl.constexpr):
+def _lane_sums(address, length, CODE: tl.constexpr, FULL: tl.constexpr, WIDE: tl.constexpr, MEASURE_MAX: tl.constexpr):
     """Sum of squares (float64) and largest magnitude of the elements that each lane reads."""
     ITEM: tl.constexpr = item_bytes(CODE)
     VECTOR: tl.constexpr = 16 // ITEM
     TILE: tl.constexpr = _TILE_BYTES // ITEM
     squares = tl.zeros((_LANES,), tl.float64)
     high = tl.zeros((_LANES, words_in_vector(CODE)), compute_type(WIDE))
-    head = 0 if WHOLE else misaligned_elements(address, length, CODE)
+    head = 0 if FULL else misaligned_elements(address, length, CODE)
     body = address + head * ITEM
     n_tiles = (length - head) // TILE
     for _ in range(n_tiles):
         squares, high = _add_tile(squares, high, body, None, CODE, WIDE, MEASURE_MAX)
         body += _TILE_BYTES
     largest = tl.max(high, axis=1)
-    if not WHOLE:
-        left = length - head - n_tiles * TILE
-        if head + left > 0:
-            squares, high = _add_tile(squares, high, body, left // VECTOR, CODE, WIDE, MEASURE_MAX)
-            element, inside = edge_elements(tl.arange(0, _LANES), head, length - left % VECTOR, length, CODE)
+    if not FULL:
+        remaining = length - head - n_tiles * TILE
+        if head + remaining > 0:
+            squares, high = _add_tile(squares, high, body, remaining // VECTOR, CODE, WIDE, MEASURE_MAX)
+            element, inside = edge_elements(tl.arange(0, _LANES), head, length - remaining % VECTOR, length, CODE)
             pointers = address.to(tl.pointer_type(element_type(CODE))) + element
             values = tl.load(pointers, mask=inside, other=0.0).to(compute_type(WIDE))
             squares += (values * values).to(tl.float64)
@@ -112,7 +112,7 @@ def _add_tile(squares, high, address, n_vectors, CODE: tl.constexpr, WIDE: tl.co
     WORDS: tl.constexpr = words_in_vector(CODE)
     word = tl.arange(0, _LANES)[:, None] * WORDS + tl.arange(0, WORDS)[None, :]
     pointers = word_pointer(address, CODE) + word
-    run = tl.zeros((_LANES, WORDS), compute_type(WIDE))
+    total = tl.zeros((_LANES, WORDS), compute_type(WIDE))
     for load in tl.static_range(_LOADS):
         first = load * _LANES * WORDS
         if n_vectors is None:
@@ -121,16 +121,16 @@ def _add_tile(squares, high, address, n_vectors, CODE: tl.constexpr, WIDE: tl.co
             words = tl.load(pointers + first, mask=first + word < n_vectors * WORDS, other=0)
         if item_bytes(CODE) == 2:
             low, upper = unpack(words, CODE, WIDE)
-            run, high = _add(run, high, low, MEASURE_MAX)
-            run, high = _add(run, high, upper, MEASURE_MAX)
+            total, high = _add(total, high, low, MEASURE_MAX)
+            total, high = _add(total, high, upper, MEASURE_MAX)
         else:
-            run, high = _add(run, high, words.to(compute_type(WIDE)), MEASURE_MAX)
-    return squares + tl.sum(run, axis=1).to(tl.float64), high
+            total, high = _add(total, high, words.to(compute_type(WIDE)), MEASURE_MAX)
+    return squares + tl.sum(total, axis=1).to(tl.float64), high
 
 
 @triton.jit
-def _add(run, high, values, MEASURE_MAX: tl.constexpr):
-    return tl.fma(values, values, run), tl.maximum(high, tl.abs(values)) if MEASURE_MAX else high
+def _add(total, high, values, MEASURE_MAX: tl.constexpr):
+    return tl.fma(values, values, total), tl.maximum(high, tl.abs(values)) if MEASURE_MAX else high
 
 
 def launch_norm(table, n_units, out, *, wide=False, measure_max=True):
@@ -149,7 +149,7 @@ def launch_norm(table, n_units, out, *, wide=False, measure_max=True):
 
 
 def norm_variants():
-    """What is compiled ahead of time: the kernels that run, and for each dtype the path of whole units alone."""
+    """What is compiled ahead of time: the kernels that run, and for each dtype the path of full units alone."""
     goals = {
         True: {"float32": 3.6, "bfloat16": 3.6, "float16": 3.9},
         False: {"float32": 2.6, "bfloat16": 2.6, "float16": 3.0},

@@ -3,7 +3,7 @@
 The factor is a number on the device. The product is taken in float32, or in float64 with ``wide``. Where the factor is
 1, as it is for gradients that need no clipping, nothing is read or written.
 
-As in the norm, the few elements of a unit that lie outside of its whole multiples of 16 bytes are treated on their own.
+As in the norm, the few elements of a unit that lie outside of its whole multiples of 16 bytes are handled on their own.
 """
 
 import triton
@@ -61,23 +61,23 @@ def _scale_kernel(table_ptr, factor_ptr, n_units, CODE: tl.constexpr, WIDE: tl.c
 
 
 @triton.jit
-def _scale_unit(address, length, factor, CODE: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr):
+def _scale_unit(address, length, factor, CODE: tl.constexpr, FULL: tl.constexpr, WIDE: tl.constexpr):
     VECTOR: tl.constexpr = 16 // item_bytes(CODE)
     TILE: tl.constexpr = _TILE_BYTES // item_bytes(CODE)
-    lanes = tl.arange(0, TILE)
-    head = 0 if WHOLE else misaligned_elements(address, length, CODE)
+    offsets = tl.arange(0, TILE)
+    head = 0 if FULL else misaligned_elements(address, length, CODE)
     body = address + head * item_bytes(CODE)
     n_tiles = (length - head) // TILE
     for _ in range(n_tiles):
-        _scale_elements(aligned_pointer(body, 0, CODE) + lanes, None, factor, CODE, WIDE)
+        _scale_elements(aligned_pointer(body, 0, CODE) + offsets, None, factor, CODE, WIDE)
         body += _TILE_BYTES
-    if not WHOLE:
-        left = length - head - n_tiles * TILE
-        if head + left > 0:
+    if not FULL:
+        remaining = length - head - n_tiles * TILE
+        if head + remaining > 0:
             # A mask that is a multiple of the vector leaves the loads and stores wide.
-            inside = lanes < left // VECTOR * VECTOR
-            _scale_elements(aligned_pointer(body, 0, CODE) + lanes, inside, factor, CODE, WIDE)
-            element, inside = edge_elements(tl.arange(0, _LANES), head, length - left % VECTOR, length, CODE)
+            inside = offsets < remaining // VECTOR * VECTOR
+            _scale_elements(aligned_pointer(body, 0, CODE) + offsets, inside, factor, CODE, WIDE)
+            element, inside = edge_elements(tl.arange(0, _LANES), head, length - remaining % VECTOR, length, CODE)
             pointers = address.to(tl.pointer_type(element_type(CODE))) + element
             _scale_elements(pointers, inside, factor, CODE, WIDE)
 
@@ -102,7 +102,7 @@ def launch_scale(table, n_units, factor, *, wide=False):
 
 
 def scale_variants():
-    """What is compiled ahead of time: the kernels that run, and for each dtype the path of whole units alone."""
+    """What is compiled ahead of time: the kernels that run, and for each dtype the path of full units alone."""
     kinds = [("any", -1, False), ("any-wide", -1, True)]
     kinds += [(name, code, name == "float64") for code, name in enumerate(DTYPE_NAMES)]
     return [

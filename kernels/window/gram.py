@@ -1,4 +1,4 @@
-"""Everything that B new gradients have to say about the window before them, in one pass over the ring.
+"""Dots of B new gradients with the window before them, and sums over their differences, in one pass over the ring.
 
 The ring holds ``slots`` = W + B rows, of which the B newest came since the last pass. With the newest in slot ``head``,
 the row of age i in slot (head - i) mod slots, and every sum over the elements of one unit:
@@ -7,14 +7,15 @@ the row of age i in slot (head - i) mod slots, and every sum over the elements o
     diff_sq[i]  = sum (row_i - row_{i+1})^2           directly from the elements, never from the dots
     sum_sq[i]   = sum (row_i + row_{i+1})^2
 
-A *unit* is a span of one layer: `GRAM_ELEMENTS` elements or fewer, in whole kilobytes (zeros pad them). Per tile of it,
-the ring's rows meet the new ones in one matrix product, [slots, TILE] x [TILE, B], whose float32 sums go into float64
-at once. Products of 16-bit numbers are exact there; float32 is multiplied as float32 up to B = 16 and beyond that by
-the tensor cores in three tf32 products, which is about as good. A NaN stays in the entries of its own row.
+A *unit* is at most `GRAM_ELEMENTS` elements of one layer, a multiple of 1 KB (zeros pad them). For each tile of it the
+ring's rows are multiplied by the new ones in one matrix product, [slots, TILE] x [TILE, B], whose float32 sums are
+added to float64 ones at once. Products of 16-bit numbers are exact there; float32 is multiplied as float32 up to B = 16
+and beyond that by the tensor cores in three tf32 products, which is about as accurate. A NaN in a row affects the
+entries of that row only.
 
-The new rows and those before them are loaded again beside the whole ring, for the differences: these loads follow the
-others at once and find the data in the first cache. They are not prefetched through shared memory, which would pass
-that cache by; what keeps memory busy is the number of programs on a processor.
+For the differences, the new rows and those before them are loaded again beside the ring: these loads follow the others
+at once and find the data in the L1 cache. They are not prefetched through shared memory, which would bypass that cache;
+the number of programs on a processor is what hides the latency of memory.
 """
 
 import triton
@@ -44,9 +45,9 @@ def gram_bytes(n_elements: int, window: int, block: int, history_bytes: int = 4)
 
 
 @triton.jit
-def _rows(span_ptr, slot, row_elements, TILE: tl.constexpr):
+def _rows(unit_ptr, slot, row_elements, TILE: tl.constexpr):
     """Pointers to the first tile of these slots' rows."""
-    return span_ptr + (slot.to(tl.int64) * row_elements)[:, None] + tl.arange(0, TILE)[None, :]
+    return unit_ptr + (slot.to(tl.int64) * row_elements)[:, None] + tl.arange(0, TILE)[None, :]
 
 
 @triton.jit
@@ -66,11 +67,22 @@ def _dots(ring, new, PRECISION: tl.constexpr):
 
 @triton.jit(do_not_specialize=["n_units", "slots", "block"])
 def _gram_kernel(
-    table_ptr, ring_ptr, state_ptr, out_ptr, n_units, row_elements, slots, block,
-    ROWS: tl.constexpr, NEW: tl.constexpr, TILE: tl.constexpr, VECTOR: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    table_ptr,
+    ring_ptr,
+    state_ptr,
+    out_ptr,
+    n_units,
+    row_elements,
+    slots,
+    block,
+    ROWS: tl.constexpr,
+    NEW: tl.constexpr,
+    TILE: tl.constexpr,
+    VECTOR: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     unit = tl.program_id(0).to(tl.int64)
-    span_ptr = ring_ptr + tl.multiple_of(tl.load(table_ptr + unit), 128)
+    unit_ptr = ring_ptr + tl.multiple_of(tl.load(table_ptr + unit), 128)
     length = tl.load(table_ptr + n_units + unit).to(tl.int32)
     head = tl.load(state_ptr).to(tl.int32)
 
@@ -78,9 +90,9 @@ def _gram_kernel(
     row = tl.arange(0, ROWS)
     age = tl.arange(0, NEW)
     new_slot = (head - tl.minimum(age, block - 1) + slots) % slots
-    ring_ptrs = _rows(span_ptr, tl.minimum(row, slots - 1), row_elements, TILE)
-    new_ptrs = _rows(span_ptr, new_slot, row_elements, TILE)
-    before_ptrs = _rows(span_ptr, (new_slot + slots - 1) % slots, row_elements, TILE)
+    ring_ptrs = _rows(unit_ptr, tl.minimum(row, slots - 1), row_elements, TILE)
+    new_ptrs = _rows(unit_ptr, new_slot, row_elements, TILE)
+    before_ptrs = _rows(unit_ptr, (new_slot + slots - 1) % slots, row_elements, TILE)
 
     dots = tl.zeros([ROWS, NEW], tl.float64)
     diff_sq = tl.zeros([NEW, TILE // VECTOR], tl.float64)
@@ -95,12 +107,12 @@ def _gram_kernel(
         dots += _dots(ring, new, PRECISION)
 
     out = out_ptr + unit * block * (slots + 2)
-    mine = age < block
+    valid = age < block
     dot_ptrs = out + age[None, :] * (slots + 2) + row[:, None]
-    tl.store(dot_ptrs, dots, mask=mine[None, :] & (row < slots)[:, None])
+    tl.store(dot_ptrs, dots, mask=valid[None, :] & (row < slots)[:, None])
     sums = out + age * (slots + 2) + slots
-    tl.store(sums, tl.sum(diff_sq, axis=1), mask=mine)
-    tl.store(sums + 1, tl.sum(sum_sq, axis=1), mask=mine)
+    tl.store(sums, tl.sum(diff_sq, axis=1), mask=valid)
+    tl.store(sums + 1, tl.sum(sum_sq, axis=1), mask=valid)
 
 
 def launch_gram(table, n_units, ring, slots, block, state, out):
@@ -109,8 +121,9 @@ def launch_gram(table, n_units, ring, slots, block, state, out):
     Slots that were never written must hold zeros: their dots are 0, and a difference from one is the row itself.
 
     Args:
-        table: int64 (2, n_units): where each unit begins within a row, in elements, and its number of elements; both
-            multiples of 1 KB of ring.
+        table: int64 (2, n_units): offset of each unit in a row, in elements, and its number of elements; both multiples
+            of 1 KB of ring.
+        n_units: number of units; none is launched if 0.
         ring: (slots, row_elements), 16-byte aligned, of bfloat16, float16 or float32.
         slots: W + B, at most `MAX_SLOTS`.
         block: B, less than ``slots``.
@@ -162,13 +175,22 @@ def _configuration(slots, block, history_bytes, amd):
 def gram_variants():
     """What the checks of generated code compile: windows from 8 to 64, blocks from 8 to 64, every dtype of a ring."""
     types = {
-        "table_ptr": "*i64", "state_ptr": "*i64", "out_ptr": "*fp64",
-        "n_units": "i32", "row_elements": "i64", "slots": "i32", "block": "i32",
-    }  # fmt: skip
+        "table_ptr": "*i64",
+        "state_ptr": "*i64",
+        "out_ptr": "*fp64",
+        "n_units": "i32",
+        "row_elements": "i64",
+        "slots": "i32",
+        "block": "i32",
+    }
     limits = {  # instructions per element of the ring: 16 bits, float32
-        (8, 8): (6.2, 16.0), (16, 8): (4.4, 18.0), (16, 16): (5.9, 25.0), (32, 32): (5.8, 23.0),
-        (64, 32): (5.0, 27.0), (64, 64): (6.5, None),
-    }  # fmt: skip
+        (8, 8): (6.2, 16.0),
+        (16, 8): (4.4, 18.0),
+        (16, 16): (5.9, 25.0),
+        (32, 32): (5.8, 23.0),
+        (64, 32): (5.0, 27.0),
+        (64, 64): (6.5, None),
+    }
     return [
         _variant(name, types | {"ring_ptr": pointer}, window, block, history_bytes, limit[history_bytes // 4], amd)
         for name, pointer, history_bytes in (("bfloat16", "*bf16", 2), ("float16", "*fp16", 2), ("float32", "*fp32", 4))

@@ -35,96 +35,102 @@ def halves(ring):
 
 
 @triton.constexpr_function
-def _holds(ring, wide, code):
-    """Whether a ring of this dtype may hold gradients of that: it has no more bits than they."""
-    held = {0: (0, 1), 1: (1,), 2: (0, 1, 2, 3), 3: (3,)}[ring]
-    return code in held and (wide or code != 1)
+def _stores(ring, wide, code):
+    """Whether a ring of dtype ``ring`` may store gradients of dtype ``code``: it has no more bits than they."""
+    stored = {0: (0, 1), 1: (1,), 2: (0, 1, 2, 3), 3: (3,)}[ring]
+    return code in stored and (wide or code != 1)
 
 
 @triton.jit
-def read_gradient(address, code, length, place, RING: tl.constexpr, WIDE: tl.constexpr, TILES: tl.constexpr):
+def read_gradient(address, code, length, word, RING: tl.constexpr, WIDE: tl.constexpr, TILES: tl.constexpr):
     """The elements of a unit, wherever they lie, as `read` returns them."""
-    if _holds(RING, WIDE, FLOAT32) and code == FLOAT32:
-        parts = read(address, length, place, FLOAT32, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, FLOAT64) and code == FLOAT64:
-        parts = read(address, length, place, FLOAT64, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, BFLOAT16) and code == BFLOAT16:
-        parts = read(address, length, place, BFLOAT16, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, FLOAT16) and code == FLOAT16:
-        parts = read(address, length, place, FLOAT16, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, FLOAT32) and code == FLOAT32 + SHORT:
-        parts = read(address, length, place, FLOAT32 + SHORT, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, FLOAT64) and code == FLOAT64 + SHORT:
-        parts = read(address, length, place, FLOAT64 + SHORT, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, BFLOAT16) and code == BFLOAT16 + SHORT:
-        parts = read(address, length, place, BFLOAT16 + SHORT, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, FLOAT16) and code == FLOAT16 + SHORT:
-        parts = read(address, length, place, FLOAT16 + SHORT, RING, WIDE, TILES)
+    if _stores(RING, WIDE, FLOAT32) and code == FLOAT32:
+        values = read(address, length, word, FLOAT32, RING, WIDE, TILES)
+    elif _stores(RING, WIDE, FLOAT64) and code == FLOAT64:
+        values = read(address, length, word, FLOAT64, RING, WIDE, TILES)
+    elif _stores(RING, WIDE, BFLOAT16) and code == BFLOAT16:
+        values = read(address, length, word, BFLOAT16, RING, WIDE, TILES)
+    elif _stores(RING, WIDE, FLOAT16) and code == FLOAT16:
+        values = read(address, length, word, FLOAT16, RING, WIDE, TILES)
+    elif _stores(RING, WIDE, FLOAT32) and code == FLOAT32 + SHORT:
+        values = read(address, length, word, FLOAT32 + SHORT, RING, WIDE, TILES)
+    elif _stores(RING, WIDE, FLOAT64) and code == FLOAT64 + SHORT:
+        values = read(address, length, word, FLOAT64 + SHORT, RING, WIDE, TILES)
+    elif _stores(RING, WIDE, BFLOAT16) and code == BFLOAT16 + SHORT:
+        values = read(address, length, word, BFLOAT16 + SHORT, RING, WIDE, TILES)
+    elif _stores(RING, WIDE, FLOAT16) and code == FLOAT16 + SHORT:
+        values = read(address, length, word, FLOAT16 + SHORT, RING, WIDE, TILES)
     else:
-        parts = read(address, length, place, ABSENT, RING, WIDE, TILES)
-    return parts
+        values = read(address, length, word, ABSENT, RING, WIDE, TILES)
+    return values
 
 
 @triton.jit
-def write_gradient(address, code, parts, place, RING: tl.constexpr, WIDE: tl.constexpr, TILES: tl.constexpr):
-    """Write a whole aligned unit of the dtype ``code``."""
-    if _holds(RING, WIDE, FLOAT32) and code == FLOAT32:
-        write(address, parts, place, FLOAT32, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, FLOAT64) and code == FLOAT64:
-        write(address, parts, place, FLOAT64, RING, WIDE, TILES)
-    elif _holds(RING, WIDE, FLOAT16) and code == FLOAT16:
-        write(address, parts, place, FLOAT16, RING, WIDE, TILES)
+def write_gradient(address, code, values, word, RING: tl.constexpr, WIDE: tl.constexpr, TILES: tl.constexpr):
+    """Write a full aligned unit of the dtype ``code``."""
+    if _stores(RING, WIDE, FLOAT32) and code == FLOAT32:
+        write(address, values, word, FLOAT32, RING, WIDE, TILES)
+    elif _stores(RING, WIDE, FLOAT64) and code == FLOAT64:
+        write(address, values, word, FLOAT64, RING, WIDE, TILES)
+    elif _stores(RING, WIDE, FLOAT16) and code == FLOAT16:
+        write(address, values, word, FLOAT16, RING, WIDE, TILES)
 
 
 @triton.jit
 def read(
-    address, length, place, CODE: tl.constexpr, RING: tl.constexpr, WIDE: tl.constexpr, TILES: tl.constexpr,
+    address,
+    length,
+    word,
+    CODE: tl.constexpr,
+    RING: tl.constexpr,
+    WIDE: tl.constexpr,
+    TILES: tl.constexpr,
     EVICT_FIRST: tl.constexpr = False,
-):  # fmt: skip
+):
     """A unit's elements as a tuple of [WARPS, WORDS], arranged as in the words of the ring.
 
     One tensor a tile, or two where a word is two elements: first those in the lower halves, then the others.
     """
     HALVES: tl.constexpr = halves(RING)
-    WORDS: tl.constexpr = place.shape[0] * place.shape[1]
+    WORDS: tl.constexpr = word.shape[0] * word.shape[1]
     policy: tl.constexpr = "evict_first" if EVICT_FIRST else ""
-    parts = ()
+    values = ()
     if HALVES == 2 and CODE < SHORT and item_bytes(CODE) == 2:
-        pointers = word_pointer(address, CODE) + place
+        pointers = word_pointer(address, CODE) + word
         for tile in tl.static_range(TILES):
-            parts += unpack(tl.load(pointers + tile * WORDS, eviction_policy=policy), CODE, WIDE)
+            values += unpack(tl.load(pointers + tile * WORDS, eviction_policy=policy), CODE, WIDE)
     elif HALVES == 2 and CODE == FLOAT32:
         for tile in tl.static_range(TILES):
-            low, high = _load_halves(word_pointer(address, CODE) + tile * 2 * WORDS, place)
-            parts += (low.to(compute_type(WIDE)), high.to(compute_type(WIDE)))
+            low, high = _load_halves(word_pointer(address, CODE) + tile * 2 * WORDS, word)
+            values += (low.to(compute_type(WIDE)), high.to(compute_type(WIDE)))
     elif HALVES == 1 and CODE < SHORT:
-        pointers = aligned_pointer(address, 0, CODE) + place
+        pointers = aligned_pointer(address, 0, CODE) + word
         for tile in tl.static_range(TILES):
-            parts += (tl.load(pointers + tile * WORDS, eviction_policy=policy).to(compute_type(WIDE)),)
+            values += (tl.load(pointers + tile * WORDS, eviction_policy=policy).to(compute_type(WIDE)),)
     else:
-        for part in tl.static_range(TILES * HALVES):
-            elements = (part // HALVES * WORDS + place) * HALVES + part % HALVES
-            parts += (load_tile(address, CODE, 0, elements, length, CODE, WIDE),)
-    return parts
+        for i in tl.static_range(TILES * HALVES):
+            elements = (i // HALVES * WORDS + word) * HALVES + i % HALVES
+            values += (load_tile(address, CODE, 0, elements, length, CODE, WIDE),)
+    return values
 
 
 @triton.jit
-def write(address, parts, place, CODE: tl.constexpr, RING: tl.constexpr, WIDE: tl.constexpr, TILES: tl.constexpr):
-    """Write a whole aligned unit of the dtype CODE from what `read` returned, rounded."""
+def write(address, values, word, CODE: tl.constexpr, RING: tl.constexpr, WIDE: tl.constexpr, TILES: tl.constexpr):
+    """Write a full aligned unit of the dtype CODE, as `read` returns it, rounded."""
     HALVES: tl.constexpr = halves(RING)
-    WORDS: tl.constexpr = place.shape[0] * place.shape[1]
+    WORDS: tl.constexpr = word.shape[0] * word.shape[1]
     if HALVES == 2 and item_bytes(CODE) == 2:
         for tile in tl.static_range(TILES):
-            words = _pack(parts[2 * tile], parts[2 * tile + 1], CODE)
-            tl.store(word_pointer(address, CODE) + tile * WORDS + place, words)
+            words = _pack(values[2 * tile], values[2 * tile + 1], CODE)
+            tl.store(word_pointer(address, CODE) + tile * WORDS + word, words)
     elif HALVES == 2 and CODE == FLOAT32:
         for tile in tl.static_range(TILES):
-            low, high = parts[2 * tile].to(tl.float32), parts[2 * tile + 1].to(tl.float32)
-            _store_halves(word_pointer(address, CODE) + tile * 2 * WORDS, low, high, place)
+            low, high = values[2 * tile].to(tl.float32), values[2 * tile + 1].to(tl.float32)
+            _store_halves(word_pointer(address, CODE) + tile * 2 * WORDS, low, high, word)
     else:
-        for part in tl.static_range(TILES * HALVES):
-            elements = (part // HALVES * WORDS + place) * HALVES + part % HALVES
-            store_tile(address, CODE, 0, elements, 0, parts[part], CODE, WIDE)
+        for i in tl.static_range(TILES * HALVES):
+            elements = (i // HALVES * WORDS + word) * HALVES + i % HALVES
+            store_tile(address, CODE, 0, elements, 0, values[i], CODE, WIDE)
 
 
 @triton.jit
@@ -136,32 +142,32 @@ def _pack(low, high, CODE: tl.constexpr):
 
 
 @triton.jit
-def _quads(place):
-    """[WARPS x WORDS / 4, 4]: where the first four float32 of each four words of a tile lie; four more follow them.
+def _float_offsets(word):
+    """[WARPS x WORDS / 4, 4]: offsets of the first four float32 of each four words of a tile; four more follow them.
 
-    A quad a lane: of three axes the compiler might take the warps for the one along which lanes go.
+    Four a lane: of three axes the compiler might take the warps for the one along which lanes go.
     """
-    return tl.arange(0, place.shape[0] * place.shape[1] // 4)[:, None] * 8 + tl.arange(0, 4)[None, :]
+    return tl.arange(0, word.shape[0] * word.shape[1] // 4)[:, None] * 8 + tl.arange(0, 4)[None, :]
 
 
 @triton.jit
-def _load_halves(pointer, place):
+def _load_halves(pointer, word):
     """The float32 elements 2w, and 2w + 1, of the words w of a tile, in loads of 16 bytes."""
-    quads = _quads(place)
-    SHAPE: tl.constexpr = [quads.shape[0], 2, 2]
-    low_0, high_0 = tl.split(tl.load(pointer + quads).reshape(SHAPE))
-    low_1, high_1 = tl.split(tl.load(pointer + quads + 4).reshape(SHAPE))
-    low = tl.join(low_0, low_1).permute(0, 2, 1).reshape(place.shape)
-    high = tl.join(high_0, high_1).permute(0, 2, 1).reshape(place.shape)
+    offsets = _float_offsets(word)
+    SHAPE: tl.constexpr = [offsets.shape[0], 2, 2]
+    low_0, high_0 = tl.split(tl.load(pointer + offsets).reshape(SHAPE))
+    low_1, high_1 = tl.split(tl.load(pointer + offsets + 4).reshape(SHAPE))
+    low = tl.join(low_0, low_1).permute(0, 2, 1).reshape(word.shape)
+    high = tl.join(high_0, high_1).permute(0, 2, 1).reshape(word.shape)
     return low, high
 
 
 @triton.jit
-def _store_halves(pointer, low, high, place):
+def _store_halves(pointer, low, high, word):
     """The inverse of `_load_halves`."""
-    quads = _quads(place)
-    SHAPE: tl.constexpr = [quads.shape[0], 2, 2]
+    offsets = _float_offsets(word)
+    SHAPE: tl.constexpr = [offsets.shape[0], 2, 2]
     low_0, low_1 = tl.split(low.reshape(SHAPE).permute(0, 2, 1))
     high_0, high_1 = tl.split(high.reshape(SHAPE).permute(0, 2, 1))
-    tl.store(pointer + quads, tl.join(low_0, high_0).reshape(quads.shape))
-    tl.store(pointer + quads + 4, tl.join(low_1, high_1).reshape(quads.shape))
+    tl.store(pointer + offsets, tl.join(low_0, high_0).reshape(offsets.shape))
+    tl.store(pointer + offsets + 4, tl.join(low_1, high_1).reshape(offsets.shape))

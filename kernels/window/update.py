@@ -1,4 +1,4 @@
-"""What the step from x_old to x_new has to do with the gradients on its two sides: one pass, which renews the snapshot.
+"""Sums over the update from x_old to x_new and the gradients at both ends, in one pass that renews the snapshot.
 
 With u = x_new - x_old, taken before anything is rounded, g_new the gradient at x_new and g_prev the one at x_old:
 
@@ -7,8 +7,8 @@ With u = x_new - x_old, taken before anything is rounded, g_new the gradient at 
     snapshot  <-  x_new
 
 g_prev is the newest row of the ring, or *keep* where the ring has fewer bits than the gradient: this pass comes before
-the one that stores g_new. A *unit* is what one program handles, as in the window's pass: 16 KB of a tensor's run in the
-ring, or 1 KB of what then remains. Snapshot and keep have room for all of it; past the tensor's end they are zero.
+the one that stores g_new. A *unit* is what one program handles, as in the window's pass: 16 KB of a tensor's chunk of
+the ring, or 1 KB of what then remains. Snapshot and keep have room for all of it; past the tensor's end they are zero.
 
 A thread adds at most 32 products of one kind in float32 (float64: ``wide``), then its warp does, and each warp leaves a
 row of partial sums: no barrier between the loads.
@@ -60,10 +60,21 @@ def update_rows(n_units: int, small: bool) -> int:
 
 @triton.jit(do_not_specialize=["n_units"])
 def _update_kernel(
-    table_ptr, ring_ptr, state_ptr, scale_ptr, partials_ptr, n_units, row_elements,
-    RING: tl.constexpr, CODE: tl.constexpr, WIDE: tl.constexpr, KEEP: tl.constexpr, SCALED: tl.constexpr,
-    UNIT: tl.constexpr, WARPS: tl.constexpr,
-):  # fmt: skip
+    table_ptr,
+    ring_ptr,
+    state_ptr,
+    scale_ptr,
+    partials_ptr,
+    n_units,
+    row_elements,
+    RING: tl.constexpr,
+    CODE: tl.constexpr,
+    WIDE: tl.constexpr,
+    KEEP: tl.constexpr,
+    SCALED: tl.constexpr,
+    UNIT: tl.constexpr,
+    WARPS: tl.constexpr,
+):
     unit = tl.program_id(0).to(tl.int64)
     n_units = tl.cast(n_units, tl.int64)
     column_ptr = table_ptr + unit
@@ -85,31 +96,18 @@ def _update_kernel(
     # On the mixed paths as many elements a thread as leave every dtype its layout: none moves between threads.
     MIXED: tl.constexpr = 2 if WIDE else 4
     PURE: tl.constexpr = WIDE == (RING == FLOAT64)
+    unit_tensors = (gradient, code, previous, previous_code, parameter, parameter_code, snapshot)
     if CODE >= 0 or (PURE and ((code == RING) & (parameter_code == RING) & (previous_code == RING))):
-        sums = _moments(
-            gradient, RING, previous, RING, parameter, RING, snapshot, length, scale,
-            RING, RING, WIDE, SCALED, UNIT, WARPS, 16 // item_bytes(RING),
-        )  # fmt: skip
+        pure = (gradient, RING, previous, RING, parameter, RING, snapshot)
+        sums = _moments(pure, length, scale, RING, RING, WIDE, SCALED, UNIT, WARPS, 16 // item_bytes(RING))
     elif parameter_code % SHORT == FLOAT32:
-        sums = _moments(
-            gradient, code, previous, previous_code, parameter, parameter_code, snapshot, length, scale,
-            FLOAT32, -1, WIDE, SCALED, UNIT, WARPS, MIXED,
-        )  # fmt: skip
+        sums = _moments(unit_tensors, length, scale, FLOAT32, -1, WIDE, SCALED, UNIT, WARPS, MIXED)
     elif parameter_code % SHORT == BFLOAT16:
-        sums = _moments(
-            gradient, code, previous, previous_code, parameter, parameter_code, snapshot, length, scale,
-            BFLOAT16, -1, WIDE, SCALED, UNIT, WARPS, MIXED,
-        )  # fmt: skip
+        sums = _moments(unit_tensors, length, scale, BFLOAT16, -1, WIDE, SCALED, UNIT, WARPS, MIXED)
     elif WIDE and parameter_code % SHORT == FLOAT64:
-        sums = _moments(
-            gradient, code, previous, previous_code, parameter, parameter_code, snapshot, length, scale,
-            FLOAT64, -1, WIDE, SCALED, UNIT, WARPS, MIXED,
-        )  # fmt: skip
+        sums = _moments(unit_tensors, length, scale, FLOAT64, -1, WIDE, SCALED, UNIT, WARPS, MIXED)
     else:
-        sums = _moments(
-            gradient, code, previous, previous_code, parameter, parameter_code, snapshot, length, scale,
-            FLOAT16, -1, WIDE, SCALED, UNIT, WARPS, MIXED,
-        )  # fmt: skip
+        sums = _moments(unit_tensors, length, scale, FLOAT16, -1, WIDE, SCALED, UNIT, WARPS, MIXED)
     lane = tl.arange(0, 32)[None, :]
     row = unit * WARPS + tl.arange(0, WARPS)[:, None]
     tl.store(partials_ptr + row * _COLUMNS + lane, sums, mask=lane < _COLUMNS)
@@ -117,25 +115,36 @@ def _update_kernel(
 
 @triton.jit
 def _moments(
-    gradient, gradient_code, previous, previous_code, parameter, parameter_code, snapshot, length, scale,
-    PARAMETER: tl.constexpr, CODE: tl.constexpr, WIDE: tl.constexpr, SCALED: tl.constexpr, UNIT: tl.constexpr,
-    WARPS: tl.constexpr, VECTOR: tl.constexpr,
-):  # fmt: skip
-    """The sums of a unit, [WARPS, 32] with a column each and then zeros; the snapshot is renewed."""
-    place = tl.arange(0, WARPS)[:, None] * (32 * VECTOR) + tl.arange(0, 32 * VECTOR)[None, :]
+    tensors,
+    length,
+    scale,
+    PARAMETER: tl.constexpr,
+    CODE: tl.constexpr,
+    WIDE: tl.constexpr,
+    SCALED: tl.constexpr,
+    UNIT: tl.constexpr,
+    WARPS: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    """The sums of a unit, [WARPS, 32] with a column each and then zeros; the snapshot is renewed.
+
+    ``tensors`` are gradient, its code, previous gradient, its code, parameter, its code, and snapshot.
+    """
+    gradient, gradient_code, previous, previous_code, parameter, parameter_code, snapshot = tensors
+    offsets = tl.arange(0, WARPS)[:, None] * (32 * VECTOR) + tl.arange(0, 32 * VECTOR)[None, :]
     zeros = tl.zeros([WARPS, 32 * VECTOR], compute_type(WIDE))
     param_sq, update_sq, before, after = zeros, zeros, zeros, zeros
     for start in range(0, UNIT, WARPS * 32 * VECTOR):
         if CODE >= 0 or parameter_code < SHORT:
-            new = load_tile(parameter, parameter_code, start, place, length, PARAMETER, WIDE)
+            new = load_tile(parameter, parameter_code, start, offsets, length, PARAMETER, WIDE)
         else:
-            new = load_tile(parameter, parameter_code, start, place, length, PARAMETER + SHORT, WIDE)
-        old = load_tile(snapshot, PARAMETER, start, place, length, PARAMETER, WIDE)
-        g_prev = load_tile(previous, previous_code, start, place, length, CODE, WIDE)
-        g_new = load_tile(gradient, gradient_code, start, place, length, CODE, WIDE)
-        store_tile(snapshot, PARAMETER, start, place, length, new, PARAMETER, WIDE)
+            new = load_tile(parameter, parameter_code, start, offsets, length, PARAMETER + SHORT, WIDE)
+        old = load_tile(snapshot, PARAMETER, start, offsets, length, PARAMETER, WIDE)
+        g_prev = load_tile(previous, previous_code, start, offsets, length, CODE, WIDE)
+        g_new = load_tile(gradient, gradient_code, start, offsets, length, CODE, WIDE)
+        store_tile(snapshot, PARAMETER, start, offsets, length, new, PARAMETER, WIDE)
         if SCALED and WARPS == 1:
-            g_new *= tl.where(start + place < length, scale, 0)
+            g_new *= tl.where(start + offsets < length, scale, 0)
         elif SCALED:
             g_new *= scale
         update = new - old
@@ -154,7 +163,7 @@ def launch_update(table, n_units, ring, state, partials, *, small, wide=False, k
     """Fill ``partials`` with the sums of every unit and write the parameters over their snapshot.
 
     Args:
-        table: int64 (8, n_units): address and code of the gradient, length, place in a row of the ring (a multiple of
+        table: int64 (8, n_units): address and code of the gradient, length, offset in a row of the ring (a multiple of
             1 KB), address of the previous gradient in *keep* (a multiple of 16; 0: it is in the ring), address and code
             of the parameter, address of its snapshot (a multiple of 16). Keep is of the gradient's dtype, the snapshot
             of the parameter's. Where there is no gradient but a *keep*, the code is 8 + its dtype.
@@ -163,7 +172,7 @@ def launch_update(table, n_units, ring, state, partials, *, small, wide=False, k
         state: int64; its first element is the slot of the previous gradient.
         partials: (`update_rows`, `UPDATE_COLUMNS`), float64 if ``wide``, else float32. Columns: sum x_new^2, sum u^2,
             sum g_prev u, sum g_new u.
-        small: units of `UPDATE_SMALL` bytes and one warp instead of `UPDATE_BIG` and eight, which must be whole.
+        small: units of `UPDATE_SMALL` bytes and one warp instead of `UPDATE_BIG` and eight, which must be full.
         wide: compute in float64; without it nothing may be float64.
         keep: whether some unit has a *keep*.
         scale: float64 (), what g_new is multiplied by as it is read, rounded to float32 first unless ``wide``.
@@ -171,9 +180,19 @@ def launch_update(table, n_units, ring, state, partials, *, small, wide=False, k
     if n_units:
         code = DTYPE_NAMES.index(str(ring.dtype).removeprefix("torch."))
         _update_kernel[(n_units,)](
-            table, ring, state, scale, partials, n_units, ring.stride(0), CODE=-1, KEEP=keep, SCALED=scale is not None,
-            **_configuration(code, small, wide), **nvidia_options(maxnreg=_MAX_REGISTERS),
-        )  # fmt: skip
+            table,
+            ring,
+            state,
+            scale,
+            partials,
+            n_units,
+            ring.stride(0),
+            CODE=-1,
+            KEEP=keep,
+            SCALED=scale is not None,
+            **_configuration(code, small, wide),
+            **nvidia_options(maxnreg=_MAX_REGISTERS),
+        )
 
 
 def _configuration(code, small, wide):
@@ -203,9 +222,14 @@ def _variant(name, code, path, small, wide):
     configuration = _configuration(code, small, wide)
     fixed = path >= 0
     types = {
-        "table_ptr": "*i64", "ring_ptr": "*" + ("fp32", "fp64", "bf16", "fp16")[code], "state_ptr": "*i64",
-        "scale_ptr": "*fp64", "partials_ptr": "*fp64" if wide else "*fp32", "n_units": "i32", "row_elements": "i64",
-    }  # fmt: skip
+        "table_ptr": "*i64",
+        "ring_ptr": "*" + ("fp32", "fp64", "bf16", "fp16")[code],
+        "state_ptr": "*i64",
+        "scale_ptr": "*fp64",
+        "partials_ptr": "*fp64" if wide else "*fp32",
+        "n_units": "i32",
+        "row_elements": "i64",
+    }
     return {
         "name": f"update-{name}" + "-small" * small + "-wide" * wide + ("" if fixed else "-any"),
         "kernel": _update_kernel,

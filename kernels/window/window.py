@@ -6,9 +6,9 @@
 
 p is the newest gradient before g. The sums with p are of differences, not of differences of dots, which would cancel.
 
-The *ring* is a matrix: row s, the slot s, holds one gradient; each tensor has a run of it, padded with zeros to a
-multiple of 1 KB. A *unit* is what one program handles: 16 KB of a tensor's run, or 1 KB of what then remains. Where the
-ring has fewer bits than the gradient, *keep* is one more row, of the gradient's own dtype, which is read as p.
+The *ring* is a matrix: row s, the slot s, is one gradient; each tensor is a chunk of it, padded with zeros to a
+multiple of 1 KB. A *unit* is what one program handles: 16 KB of a tensor's chunk, or 1 KB of what then remains. Where
+the ring has fewer bits than the gradient, *keep* is one more row, of the gradient's own dtype, which is read as p.
 
 A program holds g in registers, as float32 (or float64: ``wide``), and reads row after row: no barrier in the loop, 16
 bytes a load, and a lane adds at most 64 products before the sum over its warp leaves the kernel. The slot that g will
@@ -51,18 +51,41 @@ def window_columns(window):
     return triton.cdiv(window, _DOT_COLUMNS.value) * _DOT_COLUMNS.value + WINDOW_STATISTICS
 
 
+def absmax_column(window):
+    """Index of the column of max |g| among the partial sums."""
+    return window_columns(window) - WINDOW_STATISTICS + 3
+
+
 @triton.constexpr_function
 def _rows_at_once(ring):
-    """Rows under way in a pass of the loop: as many as there are registers for."""
+    """Rows that one pass of the loop reads: as many as there are registers for."""
     return 2 if ring == FLOAT16 else 4
 
 
 @triton.jit(do_not_specialize=["n_units", "window", "slots", "columns"])
 def _window_kernel(
-    table_ptr, ring_ptr, state_ptr, scale_ptr, skip_ptr, partials_ptr, n_units, row_stride, window, slots, columns,
-    RING: tl.constexpr, CODE: tl.constexpr, WIDE: tl.constexpr, KEEP: tl.constexpr, PREVIOUS: tl.constexpr,
-    SCALED: tl.constexpr, SKIPPABLE: tl.constexpr, WARPS: tl.constexpr, WORDS: tl.constexpr, TILES: tl.constexpr,
-):  # fmt: skip
+    table_ptr,
+    ring_ptr,
+    state_ptr,
+    scale_ptr,
+    skip_ptr,
+    partials_ptr,
+    n_units,
+    row_stride,
+    window,
+    slots,
+    columns,
+    RING: tl.constexpr,
+    CODE: tl.constexpr,
+    WIDE: tl.constexpr,
+    KEEP: tl.constexpr,
+    PREVIOUS: tl.constexpr,
+    SCALED: tl.constexpr,
+    SKIPPABLE: tl.constexpr,
+    WARPS: tl.constexpr,
+    WORDS: tl.constexpr,
+    TILES: tl.constexpr,
+):
     unit = tl.program_id(0).to(tl.int64)
     column_ptr = table_ptr + unit
     n_units = tl.cast(n_units, tl.int64)
@@ -72,10 +95,10 @@ def _window_kernel(
     keep = tl.load(column_ptr + 4 * n_units) if KEEP else 0
 
     warp, lane = tl.arange(0, WARPS)[:, None], tl.arange(0, WORDS)[None, :]
-    place = warp * WORDS + lane
-    gradient = read_gradient(address, code, length, place, RING, WIDE, TILES)
+    word = warp * WORDS + lane
+    gradient = read_gradient(address, code, length, word, RING, WIDE, TILES)
     if SCALED:
-        gradient = _scaled(gradient, tl.load(scale_ptr).to(compute_type(WIDE)), code, length, place, RING, TILES)
+        gradient = _scaled(gradient, tl.load(scale_ptr).to(compute_type(WIDE)), code, length, word, RING, TILES)
 
     row_bytes = tl.cast(row_stride, tl.int64) * item_bytes(RING)
     ring = ring_ptr.to(tl.int64) + offset * item_bytes(RING)
@@ -83,9 +106,9 @@ def _window_kernel(
     previous = gradient
     if PREVIOUS:
         if KEEP and keep != 0:
-            previous = read_gradient(keep, code % 4, 0, place, RING, WIDE, TILES)
+            previous = read_gradient(keep, code % 4, 0, word, RING, WIDE, TILES)
         else:
-            previous = read(ring + head * row_bytes, 0, place, RING, RING, WIDE, TILES)
+            previous = read(ring + head * row_bytes, 0, word, RING, RING, WIDE, TILES)
 
     out_ptr = partials_ptr + (unit * WARPS + warp) * tl.multiple_of(tl.cast(columns, tl.int64), 8)
     n_columns = tl.cdiv(window, _DOT_COLUMNS) * _DOT_COLUMNS
@@ -96,10 +119,10 @@ def _window_kernel(
     for first in range(0, window, WORDS):
         dots = tl.zeros([WARPS, WORDS], compute_type(WIDE))
         for slot in tl.range(0, min(window - first, WORDS), loop_unroll_factor=_rows_at_once(RING)):
-            past = read(row, 0, place, RING, RING, WIDE, TILES, EVICT_FIRST=True)
+            past = read(row, 0, word, RING, RING, WIDE, TILES, EVICT_FIRST=True)
             products = tl.zeros([WARPS, WORDS], compute_type(WIDE))
-            for part in tl.static_range(TILES * halves(RING)):
-                products = tl.fma(gradient[part], past[part], products)
+            for i in tl.static_range(TILES * halves(RING)):
+                products = tl.fma(gradient[i], past[i], products)
             dots = tl.where(lane == slot, tl.sum(products, axis=1)[:, None], dots)
             row += row_bytes
         tl.store(out_ptr + first + lane, dots, mask=first + lane < n_columns)
@@ -112,22 +135,22 @@ def _window_kernel(
         head = tl.load(state_ptr)
         keep = tl.load(column_ptr + 4 * n_units) if KEEP else 0
         slot = tl.where(head + 1 < slots, head + 1, 0)
-        write(ring + slot * row_bytes, gradient, place, RING, RING, WIDE, TILES)
+        write(ring + slot * row_bytes, gradient, word, RING, RING, WIDE, TILES)
         if KEEP and keep != 0:
-            write_gradient(keep, code % 4, gradient, place, RING, WIDE, TILES)
+            write_gradient(keep, code % 4, gradient, word, RING, WIDE, TILES)
 
 
 @triton.jit
-def _scaled(parts, scale, code, length, place, RING: tl.constexpr, TILES: tl.constexpr):
-    """``parts`` times ``scale``; what is padding, or absent, stays zero even where the scale is not finite."""
+def _scaled(values, scale, code, length, word, RING: tl.constexpr, TILES: tl.constexpr):
+    """``values`` times ``scale``; padding and absent gradients stay zero even where the scale is not finite."""
     HALVES: tl.constexpr = halves(RING)
-    WORDS: tl.constexpr = place.shape[0] * place.shape[1]
+    WORDS: tl.constexpr = word.shape[0] * word.shape[1]
     scale = tl.where(code < ABSENT, scale, 0.0)
     scaled = ()
-    for part in tl.static_range(TILES * HALVES):
-        product = parts[part] * scale
-        if place.shape[0] == 1:
-            element = (part // HALVES * WORDS + place) * HALVES + part % HALVES
+    for i in tl.static_range(TILES * HALVES):
+        product = values[i] * scale
+        if word.shape[0] == 1:
+            element = (i // HALVES * WORDS + word) * HALVES + i % HALVES
             product = tl.where(element < length, product, 0.0)
         scaled += (product,)
     return scaled
@@ -138,11 +161,11 @@ def _statistics(gradient, previous, lane, PREVIOUS: tl.constexpr):
     """[WARPS, WORDS]: the sums of each warp in the first columns, then zeros."""
     zeros = tl.zeros_like(gradient[0])
     squares, differences, sums, largest = zeros, zeros, zeros, zeros
-    for part in tl.static_range(len(gradient)):
-        squares = tl.fma(gradient[part], gradient[part], squares)
-        largest = tl.maximum(largest, tl.abs(gradient[part]))
+    for i in tl.static_range(len(gradient)):
+        squares = tl.fma(gradient[i], gradient[i], squares)
+        largest = tl.maximum(largest, tl.abs(gradient[i]))
         if PREVIOUS:
-            difference, total = gradient[part] - previous[part], gradient[part] + previous[part]
+            difference, total = gradient[i] - previous[i], gradient[i] + previous[i]
             differences = tl.fma(difference, difference, differences)
             sums = tl.fma(total, total, sums)
     warp_squares = tl.sum(squares, axis=1)
@@ -158,21 +181,33 @@ def _statistics(gradient, previous, lane, PREVIOUS: tl.constexpr):
 def _nonfinite(gradient):
     """[WARPS]: how many elements are inf or NaN."""
     count = tl.zeros_like(gradient[0])
-    for part in tl.static_range(len(gradient)):
-        count += tl.where(tl.abs(gradient[part]) < float("inf"), 0.0, 1.0)
+    for i in tl.static_range(len(gradient)):
+        count += tl.where(tl.abs(gradient[i]) < float("inf"), 0.0, 1.0)
     return tl.sum(count, axis=1)
 
 
 def launch_window(
-    table, n_units, ring, window, slots, state, partials, *, small, wide=False, keep=False, previous=True, scale=None,
+    table,
+    n_units,
+    ring,
+    window,
+    slots,
+    state,
+    partials,
+    *,
+    small,
+    wide=False,
+    keep=False,
+    previous=True,
+    scale=None,
     skip=None,
-):  # fmt: skip
+):
     """Fill ``partials`` with the sums of every unit against every slot of the window, and store the gradient.
 
     Args:
-        table: int64 (8, n_units), contiguous. Rows: address and code of the gradient (see `loads`), length, place in a
+        table: int64 (8, n_units), contiguous. Rows: address and code of the gradient (see `loads`), length, offset in a
             row of the ring (a multiple of 1 KB), address of the unit in *keep* (a multiple of 16; 0 for none); the
-            others are not looked at. Where there is no gradient but a *keep*, the code is 8 + its dtype.
+            others are not used. Where there is no gradient but a *keep*, the code is 8 + its dtype.
         n_units: number of units; none is launched if 0.
         ring: (slots, elements), contiguous, zero where nothing was stored yet; a row is a multiple of 1 KB.
         window: take the dots with slots 0 to ``window`` - 1; with 0, and without ``previous``, only g is read.
@@ -180,7 +215,7 @@ def launch_window(
         state: int64; ``state[0]`` is the head, the slot of the newest gradient: 0 <= head < ``slots``.
         partials: (n_units x warps, `window_columns`), float64 if ``wide``, else float32. Columns: dots, sum g^2,
             sum (g - p)^2, sum (g + p)^2, max |g|, count of inf and NaN, 0, 0, 0.
-        small: units of `WINDOW_SMALL` bytes and one warp instead of `WINDOW_BIG` and eight, which must be whole.
+        small: units of `WINDOW_SMALL` bytes and one warp instead of `WINDOW_BIG` and eight, which must be full.
         wide: compute in float64, which float64 gradients need.
         keep: whether some unit has a *keep*.
         previous: whether to take the sums with p, which are 0 otherwise.
@@ -191,15 +226,33 @@ def launch_window(
         code = DTYPE_NAMES.index(str(ring.dtype).removeprefix("torch."))
         lanes, options = _machine(_max_registers(code, wide))
         _window_kernel[(n_units,)](
-            table, ring, state, scale, skip, partials, n_units, ring.stride(0), window, slots, partials.stride(0),
-            RING=code, CODE=-1, WIDE=wide, KEEP=keep, PREVIOUS=previous, SCALED=scale is not None,
-            SKIPPABLE=skip is not None, **_shape(code, small, lanes), num_warps=SMALL_WARPS if small else BIG_WARPS,
-            num_stages=1, **options,
-        )  # fmt: skip
+            table,
+            ring,
+            state,
+            scale,
+            skip,
+            partials,
+            n_units,
+            ring.stride(0),
+            window,
+            slots,
+            partials.stride(0),
+            RING=code,
+            CODE=-1,
+            WIDE=wide,
+            KEEP=keep,
+            PREVIOUS=previous,
+            SCALED=scale is not None,
+            SKIPPABLE=skip is not None,
+            **_shape(code, small, lanes),
+            num_warps=SMALL_WARPS if small else BIG_WARPS,
+            num_stages=1,
+            **options,
+        )
 
 
 def _machine(max_registers):
-    """Lanes of a warp, and the options that only one vendor's compiler knows."""
+    """Lanes of a warp, and options of the target's own compiler."""
     if triton.knobs.runtime.interpret:
         return 32, {}
     target = triton.runtime.driver.active.get_current_target()
@@ -207,7 +260,7 @@ def _machine(max_registers):
 
 
 def _shape(code, small, lanes):
-    """How a unit is cut: tiles in which every lane holds 16 bytes of the ring."""
+    """Shape of a unit: tiles of which every lane reads 16 bytes of the ring."""
     warps, unit = (SMALL_WARPS, WINDOW_SMALL) if small else (BIG_WARPS, WINDOW_BIG)
     words = 16 // (ITEM_BYTES[code] * halves(code))
     return {"WARPS": warps, "WORDS": lanes * words, "TILES": unit // (warps * lanes * 16)}

@@ -391,7 +391,7 @@ def narrow(text: str, line: str, pieces: int, width: str) -> str:
         (with_line("BAR.SYNC 0x0", "@!P0"), {}, "barriers", "1 in the hot loop"),
         (narrow(FAST, "STG.E.128 [R2.64], R4", 2, ".64"), {"constexprs": {"CODE": -1}}, "stores", "0 of 2048 bytes"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_rule_is_named(code, changes, rule, words):
     broken = examine(code, **changes).broken
     assert list(broken) == [rule] and words in broken[rule]

@@ -21,10 +21,21 @@ def pretended(checkout):
 
 
 KERNELS = {
-    "_window_kernel", "_update_kernel", "_reduce_kernel", "_window_finish_kernel", "_update_finish_kernel",
-    "_advance_kernel", "_gram_kernel", "_gram_finish_kernel", "_sketch_kernel", "_copy_kernel", "_sum_kernel",
-    "_norm_kernel", "_dots_kernel", "_scale_kernel",
-}  # fmt: skip
+    "_window_kernel",
+    "_update_kernel",
+    "_reduce_kernel",
+    "_window_finish_kernel",
+    "_update_finish_kernel",
+    "_advance_kernel",
+    "_gram_kernel",
+    "_gram_finish_kernel",
+    "_sketch_kernel",
+    "_copy_kernel",
+    "_sum_kernel",
+    "_norm_kernel",
+    "_dots_kernel",
+    "_scale_kernel",
+}
 
 
 @pytest.mark.parametrize("kernel", sorted(KERNELS))

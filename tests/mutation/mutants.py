@@ -177,7 +177,7 @@ LISTS = (
     Mutant(
         "norm: what follows the last tile is left out",
         NORM,
-        "if head + left > 0:",
+        "if head + remaining > 0:",
         "if head > 0:",
         LIST_TESTS,
         "norm_of_every_dtype_size_and_alignment",
@@ -215,18 +215,18 @@ LISTS = (
         "any_number_of_rows",
     ),
     Mutant(
-        "scale: a mask on whole tiles",
+        "scale: a mask on full tiles",
         SCALE,
-        "_scale_elements(aligned_pointer(body, 0, CODE) + lanes, None,",
-        "_scale_elements(aligned_pointer(body, 0, CODE) + lanes, lanes < length,",
+        "_scale_elements(aligned_pointer(body, 0, CODE) + offsets, None,",
+        "_scale_elements(aligned_pointer(body, 0, CODE) + offsets, offsets < length,",
         CODEGEN_TESTS,
         "lists/scale-scale-bfloat16-sm_90",
     ),
     Mutant(
         "scale: the last elements are scaled twice",
         SCALE,
-        "inside = lanes < left // VECTOR * VECTOR",
-        "inside = lanes < left",
+        "inside = offsets < remaining // VECTOR * VECTOR",
+        "inside = offsets < remaining",
         LIST_TESTS,
         "scale_multiplies_in_place",
     ),
@@ -248,7 +248,7 @@ WINDOWS = (
         "    row = ring\n",
         "    row = ring\n"
         "    early = ring + tl.where(head + 1 < slots, head + 1, 0) * row_bytes\n"
-        "    write(early, gradient, place, RING, RING, WIDE, TILES)\n",
+        "    write(early, gradient, word, RING, RING, WIDE, TILES)\n",
         WINDOW_TESTS,
         "the_ring_goes_round",
     ),
@@ -279,8 +279,8 @@ WINDOWS = (
     Mutant(
         "window: NaN is not counted",
         WINDOW,
-        'tl.where(tl.abs(gradient[part]) < float("inf"), 0.0, 1.0)',
-        'tl.where(tl.abs(gradient[part]) == float("inf"), 1.0, 0.0)',
+        'tl.where(tl.abs(gradient[i]) < float("inf"), 0.0, 1.0)',
+        'tl.where(tl.abs(gradient[i]) == float("inf"), 1.0, 0.0)',
         WINDOW_TESTS,
         "nonfinite_elements_are_counted",
     ),
@@ -317,7 +317,8 @@ OTHERS = (
         "update: the snapshot is renewed before it is read",
         UPDATE,
         "        old = load_tile(",
-        "        store_tile(snapshot, PARAMETER, start, place, length, new, PARAMETER, WIDE)\n        old = load_tile(",
+        "        store_tile(snapshot, PARAMETER, start, offsets, length, new, PARAMETER, WIDE)\n"
+        "        old = load_tile(",
         UPDATE_TESTS,
         "moments_have_the_names_and_places",
     ),
@@ -355,27 +356,27 @@ OTHERS = (
     ),
 )
 
-SKETCH, SKETCH_QUADS, SKETCH_PIECES, SKETCH_RING = (
+SKETCH, ACCUMULATE, BLOCK_IO, COMPARE_AND_STORE = (
     "kernels/sketch/sketch.py",
     "kernels/sketch/accumulate.py",
     "kernels/sketch/block_io.py",
     "kernels/sketch/compare_and_store.py",
 )
-SKETCH_TESTS, SKETCH_RING_TESTS = (
+SKETCH_TESTS, COMPARISON_TESTS = (
     "tests/kernels/sketch/test_sketch.py",
     "tests/kernels/sketch/test_compare_and_store.py",
 )
 SKETCHES = (
     Mutant(
         "accumulate: lower halves keep their sign",
-        SKETCH_QUADS,
+        ACCUMULATE,
         "sign & _BOTH_SIGNS",
         "sign & _SIGN",
         SKETCH_TESTS,
         "sums_of_whole_numbers_are_those and bfloat16",
     ),
     Mutant(
-        "sketch: sums do not change places",
+        "sketch: sums are not exchanged",
         SKETCH,
         "exchange(low, high, tl.cast(q ^ (q + 1), tl.int32))",
         "exchange(low, high, tl.cast(0, tl.int32))",
@@ -383,8 +384,8 @@ SKETCHES = (
         "sums_of_whole_numbers_are_those and bfloat16",
     ),
     Mutant(
-        "accumulate: a tensor's last block is taken for a whole one",
-        SKETCH_QUADS,
+        "accumulate: a tensor's last block is taken for a full one",
+        ACCUMULATE,
         "32 * j + 32 < tensor[1]",
         "32 * j + 32 <= tensor[1]",
         SKETCH_TESTS,
@@ -392,7 +393,7 @@ SKETCHES = (
     ),
     Mutant(
         "block_io: no alignment hint",
-        SKETCH_PIECES,
+        BLOCK_IO,
         "return tl.multiple_of(tl.max_contiguous(pointers, [1, 4]), [16, 16])",
         "return pointers",
         CODEGEN_TESTS,
@@ -408,34 +409,34 @@ SKETCHES = (
     ),
     Mutant(
         "compare_and_store: the newest is overwritten instead of the oldest",
-        SKETCH_RING,
+        COMPARE_AND_STORE,
         "target = tl.where(head + 1 < slots, head + 1, 0)",
         "target = head",
-        SKETCH_RING_TESTS,
+        COMPARISON_TESTS,
         "meets_every_slot and 5-2-alone",
     ),
     Mutant(
         "compare_and_store: differences from the oldest",
-        SKETCH_RING,
+        COMPARE_AND_STORE,
         "previous = _load(ring_ptr + head * stride",
         "previous = _load(ring_ptr + (head + 1) % slots * stride",
-        SKETCH_RING_TESTS,
+        COMPARISON_TESTS,
         "meets_every_slot and 5-2-alone",
     ),
     Mutant(
         "compare_and_store: the last four buckets are left out",
-        SKETCH_RING,
-        "inside = lanes // 4 * 4 < length",
-        "inside = lanes // 4 * 4 < length - 4",
-        SKETCH_RING_TESTS,
+        COMPARE_AND_STORE,
+        "inside = buckets // 4 * 4 < length",
+        "inside = buckets // 4 * 4 < length - 4",
+        COMPARISON_TESTS,
         "meets_every_slot and 5-2-alone",
     ),
     Mutant(
         "compare_and_store: a skipped step is stored",
-        SKETCH_RING,
+        COMPARE_AND_STORE,
         "stored = tl.load(skip_ptr) == 0",
         "stored = tl.load(skip_ptr) != 2",
-        SKETCH_RING_TESTS,
+        COMPARISON_TESTS,
         "skipped",
     ),
 )
@@ -472,10 +473,10 @@ ENGINE = (
         "missing_gradients_gaps",
     ),
     Mutant(
-        "tables: a short unit is taken for a whole one",
+        "tables: a short unit is taken for a full one",
         TABLES,
-        "fast = (units.length == whole) & (address % VECTOR_BYTES == 0)",
-        "fast = (units.length <= whole) & (address % VECTOR_BYTES == 0)",
+        "fast = (units.length == unit_elements) & (address % VECTOR_BYTES == 0)",
+        "fast = (units.length <= unit_elements) & (address % VECTOR_BYTES == 0)",
         ENGINE_TESTS,
         "list_moments_are_those",
     ),

@@ -1,7 +1,7 @@
-"""The Triton engine's deferred window: gradients are stored as they come, their lags are taken B steps at a time.
+"""The Triton engine's deferred window: gradients are stored at every step, their lags computed for B steps in one pass.
 
-Every step has a slot of the ring, a skipped one too, so that the host knows which step is where without asking; a
-skipped step is marked on the device and no lag reaches it.
+Every step has a slot of the ring, a skipped one too, so that the host knows the slot of each step without a copy from
+the device; skipped steps are marked on the device and have no lags.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from fastgeom.engines.results import LateLags, WindowStatistics
 from fastgeom.engines.triton.capture import capturing
-from fastgeom.engines.triton.device import TritonDevice
+from fastgeom.engines.triton.device import TritonDevice, reciprocal, to_device
 from fastgeom.engines.triton.layer_sums import LayerSums
-from fastgeom.engines.triton.tables import PartialRows, to_device
-from fastgeom.engines.triton.window import TritonWindow, reciprocal
+from fastgeom.engines.triton.tables import PartialRows
+from fastgeom.engines.triton.window import TritonWindow
 from fastgeom.kernels.finalize import NEVER, launch_gram_finish
 from fastgeom.kernels.window.gram import GRAM_ELEMENTS, MAX_SLOTS, launch_gram, max_block
-from fastgeom.kernels.window.window import launch_window, window_columns
+from fastgeom.kernels.window.window import absmax_column, launch_window, window_columns
 from fastgeom.layout.addresses import AddressTable
 from fastgeom.layout.chunks import chunk_table
 from fastgeom.layout.layout import Layout
@@ -28,14 +28,17 @@ from fastgeom.validation import DTYPES, check_deferrable
 class TritonDeferredWindow(TritonWindow):
     """The last gradients, and the lags of ``defer`` of them at a time; see `HistoryWindow`.
 
-    Memory: (window + defer) × gradient bytes, and what `TritonWindow` takes besides.
+    Memory: (window + defer) × gradient bytes for the ring, else that of `TritonWindow`.
 
     Args:
-        layout, engine, window, track_updates: as for `TritonWindow`.
-        defer: B, how many steps share a pass.
+        layout: the measured tensors.
+        engine: computes on them.
+        window: number of gradients in the window.
+        defer: B, the number of steps that share a pass.
+        track_updates: whether `measure_update` will be called.
 
     Raises:
-        ValueError: window + defer rows are more than one pass can take.
+        ValueError: window + defer is more than `MAX_SLOTS`.
     """
 
     def __init__(
@@ -47,14 +50,14 @@ class TritonDeferredWindow(TritonWindow):
             )
         super().__init__(layout, engine, window, track_updates=track_updates, slots=window + defer)
         self._defer = defer
-        self._slot_known = torch.full((window + defer,), NEVER, dtype=torch.int64, device=engine.device)
+        self._valid_step = torch.full((window + defer,), NEVER, dtype=torch.int64, device=engine.device)
         self._pending: list[int] = []
 
     def prepare(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
         """See `HistoryWindow.prepare`.
 
         Raises:
-            RuntimeError: a CUDA graph is being captured, whose replays would not take the lags.
+            RuntimeError: a CUDA graph is being captured, whose replays would not compute the lags.
         """
         if capturing(self._engine.device):
             raise RuntimeError("Probe.step: expected history=Exact() or Sketch() in a CUDA graph, got a deferred one")
@@ -65,54 +68,68 @@ class TritonDeferredWindow(TritonWindow):
     ) -> WindowStatistics:
         """See `HistoryWindow.measure`."""
         del gradient
-        n_columns, skip = window_columns(0), None if found_inf is None else found_inf.reshape(()).float()
+        n_columns, scale = window_columns(0), reciprocal(grad_scale)
+        skip = None if found_inf is None else found_inf.reshape(()).float()
         with self._engine.current():
             for launch in self._rings.launches:
                 launch_window(
-                    launch.table, len(launch.units), launch.ring.memory, 0, self._slots, self._history.state,
-                    self._partial(launch, n_columns), small=launch.small, wide=launch.ring.wide, previous=False,
-                    scale=reciprocal(grad_scale),
-                )  # fmt: skip
-            totals = self._sums.totals(n_columns, max_column=n_columns - 5)
-            found = self._history.finish(totals, step, window=0, skip=skip, known=self._slot_known)
+                    launch.table,
+                    len(launch.units),
+                    launch.ring.memory,
+                    0,
+                    self._slots,
+                    self._ring_index.state,
+                    self._partials(launch, n_columns),
+                    small=launch.small,
+                    wide=launch.ring.wide,
+                    previous=False,
+                    scale=scale,
+                )
+            totals = self._sums.totals(n_columns, max_column=absmax_column(0))
+            result = self._ring_index.finish(totals, step, window=0, skip=skip, valid_step=self._valid_step)
         self._pending.append(step)
         late = self.finish() if len(self._pending) == self._defer else ()
         return WindowStatistics(
-            found.grad_sq, found.grad_norm, found.grad_absmax, found.nonfinite, None, None, None, None, late=late
+            result.grad_sq, result.grad_norm, result.grad_absmax, result.nonfinite, None, None, None, None, late=late
         )
 
     def finish(self) -> tuple[LateLags, ...]:
-        """The lags of all steps since the last pass."""
+        """Compute the lags of all steps since the last pass."""
         steps, self._pending = self._pending, []
         if not steps:
             return ()
         late = []
-        # Cloned, so that each row leaves the device in one copy, and not with those of all others.
-        for step, found in zip(reversed(steps), self._lags(len(steps)).unbind(), strict=True):
-            diff_sq, sum_sq, *_ = (own := found.clone()).unbind(1)
-            lag_dot, lag_cosine = torch.split(own[:, 2:], self._window, dim=1)
+        for step, row in zip(reversed(steps), self._lags(len(steps)).unbind(), strict=True):
+            values = row.clone()  # a row leaves the device as a copy of its storage, which is that of all rows
+            diff_sq, sum_sq = values[:, 0], values[:, 1]
+            lag_dot, lag_cosine = torch.split(values[:, 2:], self._window, dim=1)
             late.append(LateLags(step, lag_dot, lag_cosine, diff_sq, sum_sq))
         return tuple(reversed(late))
 
     def _lags(self, block: int) -> Tensor:
-        """(block, layer + 1, 2 + 2 window) of the newest steps, by age: see ``launch_gram_finish``."""
-        n_layers, n_columns, history = len(self._layout.layers) + 1, self._slots + 2, self._history
+        """(block, layer + 1, 2 + 2 window), the newest steps by age: see ``launch_gram_finish``."""
+        n_layers, n_columns, index = len(self._layout.layers) + 1, self._slots + 2, self._ring_index
         width, lags = block * n_columns, (block, n_layers, 2 + 2 * self._window)
         out = torch.full(lags, torch.nan, dtype=torch.float64, device=self._engine.device)
         with self._engine.current():
             for matrix, (ring, table) in enumerate(self._passes):
                 rows = self._gram_sums.rows(matrix, width)
                 partials = rows.view(-1, block, n_columns)
-                launch_gram(table, len(rows), ring, self._slots, block, history.state, partials)
+                launch_gram(table, len(rows), ring, self._slots, block, index.state, partials)
             totals = self._gram_sums.totals(width)
             launch_gram_finish(
-                totals.view(n_layers, block, n_columns), history.state, history.step, self._slot_known, history.norm,
-                out, window=self._window,
-            )  # fmt: skip
+                totals.view(n_layers, block, n_columns),
+                index.state,
+                index.step,
+                self._valid_step,
+                index.norm,
+                out,
+                window=self._window,
+            )
         return out
 
-    def _known_steps(self) -> Tensor:
-        return self._slot_known
+    def _valid_steps(self) -> Tensor:
+        return self._valid_step
 
     def _allocate(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
         check_deferrable(self._layout.names, gradient.code)
@@ -123,14 +140,14 @@ class TritonDeferredWindow(TritonWindow):
                     f"on a GPU, got {self._defer}"
                 )
         super()._allocate(gradient, parameter)
-        self._passes, runs = [], []
+        self._passes, launches = [], []
         for ring in self._rings.rings:
             present, first = np.unique(ring.layer, return_index=True)
-            cut = chunk_table(np.add.reduceat(ring.padded, first), GRAM_ELEMENTS)
+            units = chunk_table(np.add.reduceat(ring.padded, first), GRAM_ELEMENTS)
             begin = (np.cumsum(ring.padded) - ring.padded)[first]
-            table = np.stack([begin[cut.tensor] + cut.start, cut.length])
+            table = np.stack([begin[units.tensor] + units.start, units.length])
             self._passes.append((ring.memory, to_device(table, self._engine.device)))
-            runs.append([PartialRows(0, 1, present[cut.tensor])])
+            launches.append([PartialRows(0, 1, present[units.tensor])])
         n_columns = self._defer * (self._slots + 2)
-        self._gram_sums = LayerSums(runs, len(self._layout.layers), n_columns, self._engine.device)
-        self._lags(self._defer)  # nothing yet, but compiled now, and not in the middle of a run
+        self._gram_sums = LayerSums(launches, len(self._layout.layers), n_columns, self._engine.device)
+        self._lags(self._defer)  # of an empty ring: compiles the kernels now, and not in the middle of training

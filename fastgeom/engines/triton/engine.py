@@ -1,12 +1,13 @@
 """The Triton engine: each tensor is read once, where it lies, by one launch for thousands of them.
 
-Nothing waits: addresses move to the device out of pinned memory, results stay there. On CPU tensors it runs through
-Triton's interpreter, which is for tests alone.
+The host never waits: addresses are copied to the device out of pinned memory, and results stay there. On CPU tensors
+kernels run in Triton's interpreter, which is for tests only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +15,12 @@ import torch
 from torch import Tensor
 
 from fastgeom.engines.results import ListMoments
-from fastgeom.engines.triton.capture import PinnedPool, capturing
+from fastgeom.engines.triton.capture import TableCache
 from fastgeom.engines.triton.deferred_window import TritonDeferredWindow
 from fastgeom.engines.triton.device import TritonDevice
 from fastgeom.engines.triton.sketch_window import TritonSketchWindow
 from fastgeom.engines.triton.sketcher import TritonSketcher
-from fastgeom.engines.triton.tables import FLOAT64, to_device, unit_addresses
+from fastgeom.engines.triton.tables import FLOAT64, unit_addresses
 from fastgeom.engines.triton.window import TritonWindow
 from fastgeom.kernels.lists.dots import DOT_ELEMENTS, launch_dots
 from fastgeom.kernels.lists.norm import NORM_ELEMENTS, launch_norm
@@ -31,12 +32,11 @@ from fastgeom.layout.count_sketch import SketchPlan
 from fastgeom.layout.layout import Layout
 from fastgeom.validation import DTYPES
 
-_TABLES_KEPT = 16
 _ABSMAX = 1
 
 
-class _Part(NamedTuple):
-    """The units of a list whose tensors are float64, or of those that are not."""
+class _ListLaunch(NamedTuple):
+    """The units of a list that one launch computes: ``wide`` in float64, else in float32."""
 
     wide: bool
     table: Tensor
@@ -51,7 +51,7 @@ class TritonEngine(TritonDevice):
     """Statistics of lists of tensors on one device.
 
     Args:
-        device: where they lie.
+        device: the device of the tensors.
     """
 
     name = "triton"
@@ -59,21 +59,24 @@ class TritonEngine(TritonDevice):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
-        self._tables: dict[bytes, list[Tensor]] = {}
-        self._pool = PinnedPool(device)
-        self._captured: list[list[Tensor]] = []
+        self._tables = TableCache(device)
 
     def window(
-        self, layout: Layout, window: int, *, dtype: torch.dtype | None = None, defer: int = 1,
+        self,
+        layout: Layout,
+        window: int,
+        *,
+        dtype: torch.dtype | None = None,
+        defer: int = 1,
         track_updates: bool = False,
-    ) -> TritonWindow:  # fmt: skip
+    ) -> TritonWindow:
         """The last ``window`` gradients of a layout; see `TritonWindow` and `TritonDeferredWindow`."""
         if defer > 1:
             return TritonDeferredWindow(layout, self, window, defer=defer, track_updates=track_updates)
         return TritonWindow(layout, self, window, dtype=dtype, track_updates=track_updates)
 
     def sketcher(self, plan: SketchPlan) -> TritonSketcher:
-        """What makes sketches of lists of tensors; see `TritonSketcher`."""
+        """A sketcher of lists of tensors; see `TritonSketcher`."""
         return TritonSketcher(self, plan)
 
     def sketch_window(self, layout: Layout, plan: SketchPlan, window: int) -> TritonSketchWindow:
@@ -84,19 +87,22 @@ class TritonEngine(TritonDevice):
         """One read of a list of tensors, against rows of others.
 
         Args:
-            numels: (tensor,) number of elements of each.
-            tensors: where they lie.
-            rows: what to take dots with. With rows there is neither ``grad_absmax`` nor ``nonfinite``.
+            numels: (tensor,) number of elements of each tensor.
+            tensors: addresses of the tensors.
+            rows: addresses of the lists to compute dots with. ``grad_absmax`` and ``nonfinite`` are ``None`` then.
         """
-        parts = self._parts(numels, tensors, rows, DOT_ELEMENTS if rows else NORM_ELEMENTS)
+        launches = self._launches(numels, tensors, rows, DOT_ELEMENTS if rows else NORM_ELEMENTS)
         n_columns = len(rows) + 1 if rows else 3
-        partials = torch.empty(sum(p.n_units for p in parts), n_columns, dtype=torch.float64, device=self.device)
+        partials = torch.empty(
+            sum(launch.n_units for launch in launches), n_columns, dtype=torch.float64, device=self.device
+        )
         with self.current():
-            for part, out in zip(parts, torch.split(partials, [p.n_units for p in parts]), strict=True):
-                if part.rows is None:
-                    launch_norm(part.table, part.n_units, out, wide=part.wide)
+            outs = torch.split(partials, [launch.n_units for launch in launches])
+            for launch, out in zip(launches, outs, strict=True):
+                if launch.rows is None:
+                    launch_norm(launch.table, launch.n_units, out, wide=launch.wide)
                 else:
-                    launch_dots(part.table, part.rows, part.n_units, len(rows), out, wide=part.wide)
+                    launch_dots(launch.table, launch.rows, launch.n_units, len(rows), out, wide=launch.wide)
             totals = self._total(partials, -1 if rows else _ABSMAX)
         if rows:
             grad_sq = totals[-1]
@@ -111,58 +117,52 @@ class TritonEngine(TritonDevice):
             np.array([DTYPES.index(t.dtype) for t in tensors], np.int8),
         )
         with self.current():
-            for part in self._parts(numels, table, (), NORM_ELEMENTS):
-                launch_scale(part.table, part.n_units, factor.double(), wide=part.wide)
+            for launch in self._launches(numels, table, (), NORM_ELEMENTS):
+                launch_scale(launch.table, launch.n_units, factor.double(), wide=launch.wide)
 
     def _total(self, partials: Tensor, max_column: int) -> Tensor:
-        """All rows in one, in a fixed order."""
+        """Add up all rows, in a fixed order."""
         while True:
             n_rows = len(partials)
-            first = np.arange(0, max(n_rows, 1), SEGMENT_ROWS)
-            spans = np.stack([first, np.minimum(first + SEGMENT_ROWS, n_rows), np.arange(len(first))])
-            reduced = partials.new_empty(len(first), partials.shape[1])
-            launch_reduce(partials, self._kept(spans.tobytes(), [spans])[0], reduced, max_column=max_column)
-            if len(first) == 1:
+            (segments,) = self._tables.get(b"segments" + n_rows.to_bytes(8), partial(_segments, n_rows))
+            reduced = partials.new_empty(segments.shape[1], partials.shape[1])
+            launch_reduce(partials, segments, reduced, max_column=max_column)
+            if len(reduced) == 1:
                 return reduced[0]
             partials = reduced
 
-    def _kept(self, key: bytes, tables: list[Ints] | Callable[[], list[Ints]]) -> list[Tensor]:
-        """Tables on the device, kept for the next call with the same key; those of a captured graph for ever."""
-        if capturing(self.device):
-            made = tables() if callable(tables) else tables
-            self._captured.append([self._pool.take(t).to(self.device, non_blocking=True) for t in made])
-            return self._captured[-1]
-        if key not in self._tables:
-            while len(self._tables) >= _TABLES_KEPT:
-                del self._tables[next(iter(self._tables))]
-            made = tables() if callable(tables) else tables
-            self._tables[key] = [to_device(t, self.device) for t in made]
-            for table in made:
-                self._pool.ensure(table.shape)
-        return self._tables[key]
-
-    def _parts(self, numels: Ints, tensors: AddressTable, rows: Sequence[AddressTable], elements: int) -> list[_Part]:
-        """The units of a list: one part is computed in float32, one in float64, where there is such."""
+    def _launches(
+        self, numels: Ints, tensors: AddressTable, rows: Sequence[AddressTable], elements: int
+    ) -> list[_ListLaunch]:
+        """The units of a list: one launch for those that need float64, one for the others, where there are some."""
         lists = (tensors, *rows)
         addresses = (a.tobytes() for t in lists for a in (t.address, t.code))
         key = b"".join([numels.tobytes(), elements.to_bytes(4), *addresses])
         wide = np.any([t.code == FLOAT64 for t in lists], axis=0)
-        tables = self._kept(key, lambda: _tables(numels, lists, elements, wide))
+        tables = self._tables.get(key, lambda: _list_tables(numels, lists, elements, wide))
         kinds = [kind for kind in (False, True) if len(np.flatnonzero((wide == kind) & (numels > 0)))]
-        per_part = len(tables) // max(1, len(kinds))
-        parts = [tables[per_part * k : per_part * (k + 1)] for k in range(len(kinds))]
-        return [_Part(kind, own[0], own[1] if rows else None) for kind, own in zip(kinds, parts, strict=True)]
+        per_launch = 2 if rows else 1
+        return [
+            _ListLaunch(kind, tables[per_launch * k], tables[per_launch * k + 1] if rows else None)
+            for k, kind in enumerate(kinds)
+        ]
 
 
-def _tables(numels: Ints, lists: Sequence[AddressTable], elements: int, wide: Ints) -> list[Ints]:
-    """For each part the table of the list and, where there are rows, that of the rows."""
+def _segments(n_rows: int) -> list[Ints]:
+    """The table of segments that cover so many partial rows: one, perhaps empty, at least."""
+    first = np.arange(0, max(n_rows, 1), SEGMENT_ROWS)
+    return [np.stack([first, np.minimum(first + SEGMENT_ROWS, n_rows), np.arange(len(first))])]
+
+
+def _list_tables(numels: Ints, lists: Sequence[AddressTable], elements: int, wide: Ints) -> list[Ints]:
+    """For each launch the table of the list and, where there are rows, that of the rows."""
     units = chunk_table(numels, elements)
     tables = []
     for kind in (False, True):
-        some = units[np.flatnonzero(wide[units.tensor] == kind)]
-        if len(some):
-            places = [np.stack(unit_addresses(some, t, elements)) for t in lists]
-            tables.append(np.concatenate([places[0], some.length[None]]))
-            if places[1:]:
-                tables.append(np.stack(places[1:]))
+        members = units[np.flatnonzero(wide[units.tensor] == kind)]
+        if len(members):
+            addresses = [np.stack(unit_addresses(members, t, elements)) for t in lists]
+            tables.append(np.concatenate([addresses[0], members.length[None]]))
+            if len(lists) > 1:
+                tables.append(np.stack(addresses[1:]))
     return tables

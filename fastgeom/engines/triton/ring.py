@@ -1,7 +1,7 @@
 """Device memory for the last gradients, and the launches that go over it.
 
-Each tensor has a run of every row, padded to 1 KB. Its whole 16 KB units are one launch; what remains goes in units of
-1 KB in a second one: for each dtype of ring two launches, however many tensors there are.
+Each tensor is a chunk of every row, padded to 1 KB. Its full units of 16 KB belong to one launch; what remains, in
+units of 1 KB, belongs to a second one: two launches for each dtype of ring, however many tensors there are.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgeom.engines.triton.capture import DeviceTable
 from fastgeom.engines.triton.device import TritonDevice
-from fastgeom.engines.triton.tables import FLOAT64, ITEM, PartialRows, Upload, unit_addresses
+from fastgeom.engines.triton.tables import FLOAT64, ITEM, PartialRows, unit_addresses
 from fastgeom.kernels.window.window import BIG_WARPS, SMALL_WARPS, WINDOW_BIG, WINDOW_SMALL
 from fastgeom.layout.addresses import AddressTable
 from fastgeom.layout.chunks import ChunkTable, Ints, chunk_table
@@ -28,7 +29,8 @@ class GradientRing:
     Attributes:
         memory: (slots, elements).
         wide: compute in float64.
-        layer, padded: (tensor,) the layer of each tensor along a row, not falling, and the elements that it takes.
+        layer: (tensor,) the layer of each tensor along a row, not falling.
+        padded: (tensor,) the elements of a row that belong to it.
     """
 
     memory: Tensor
@@ -42,15 +44,16 @@ class Launch:
     """The units of one launch: those of one size in one ring.
 
     Attributes:
-        ring: where the gradients are kept.
+        ring: where the gradients are stored.
         small: units of 1 KB of ring, else of 16 KB.
-        keep: whether the ring loses precision of some tensor, whose last gradient is then kept in full beside it.
-        elements: of a whole unit.
+        keep: whether the ring loses precision of some tensor, whose last gradient is then stored in full beside it.
+        elements: elements of a full unit.
         units: tensor, start and length of each unit, by layer.
-        offset, kept_at, snapshot_at: (unit,) element within a row of the ring; address of what is kept in full and of
-            the parameters' snapshot, 0 where there is none.
+        offset: (unit,) first element in a row of the ring.
+        keep_address: (unit,) address of the last gradient in full; 0 where there is none.
+        snapshot_address: (unit,) address of the parameters' snapshot; 0 where there is none.
         rows: the rows of partial sums that it writes.
-        places: the table on the device; columns as ``fastgeom.kernels.window`` and ``.update`` read them.
+        device_table: the table on the device; columns as ``fastgeom.kernels.window.window`` and ``.update`` read them.
     """
 
     ring: GradientRing
@@ -59,22 +62,22 @@ class Launch:
     elements: int
     units: ChunkTable
     offset: Ints
-    kept_at: Ints
-    snapshot_at: Ints
+    keep_address: Ints
+    snapshot_address: Ints
     rows: PartialRows
-    places: Upload
+    device_table: DeviceTable
 
     @property
     def table(self) -> Tensor:
-        """On the device."""
-        return self.places.table
+        """(8, unit) int64, on the device."""
+        return self.device_table.tensor
 
     def locate(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
-        """Tell the device where the tensors lie, if that has changed."""
-        columns = [*unit_addresses(self.units, gradient, self.elements), self.units.length, self.offset, self.kept_at]
-        nowhere = np.zeros_like(self.offset)
-        parameters = unit_addresses(self.units, parameter, self.elements) if parameter else (nowhere, nowhere)
-        self.places.send(np.stack([*columns, *parameters, self.snapshot_at]))
+        """Send the addresses of the tensors to the device, if they have changed."""
+        gradients, absent = unit_addresses(self.units, gradient, self.elements), np.zeros_like(self.offset)
+        parameters = unit_addresses(self.units, parameter, self.elements) if parameter else (absent, absent)
+        columns = [*gradients, self.units.length, self.offset, self.keep_address, *parameters, self.snapshot_address]
+        self.device_table.send(np.stack(columns))
 
 
 class GradientRings:
@@ -82,38 +85,45 @@ class GradientRings:
 
     Args:
         layout: the measured tensors.
-        engine: gives the memory.
-        slots: rows.
-        kept: the dtype that each gradient is kept in.
-        gradient, parameter: where the tensors lie now; parameters only where their updates are measured.
+        engine: allocates the memory.
+        slots: number of rows.
+        dtypes: the dtype that each gradient is stored in.
+        gradient: addresses of the gradients now.
+        parameter: addresses of the parameters now; ``None`` where no updates are measured.
 
     Attributes:
-        launches: all of them.
-        rings: one for each dtype of ring, and two where some of its tensors need float64.
-        n_rows: of float32 and of float64 partial sums.
+        launches: two for each ring, or one.
+        rings: one for each dtype, and two where some of its tensors need float64.
+        n_rows: number of float32 and of float64 partial rows.
     """
 
     def __init__(
-        self, layout: Layout, engine: TritonDevice, slots: int, kept: list[torch.dtype], *, gradient: AddressTable,
+        self,
+        layout: Layout,
+        engine: TritonDevice,
+        slots: int,
+        dtypes: list[torch.dtype],
+        *,
+        gradient: AddressTable,
         parameter: AddressTable | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._layout, self._engine, self._slots = layout, engine, slots
         self._gradient, self._parameter = gradient.code, None if parameter is None else parameter.code
         self._buffers: list[Tensor] = []
         self.launches: list[Launch] = []
         self.rings: list[GradientRing] = []
         self.n_rows = [0, 0]
-        code = np.array([DTYPES.index(d) for d in kept], np.int64)
+        code = np.array([DTYPES.index(d) for d in dtypes], np.int64)
         wide = gradient.code == FLOAT64
         if parameter is not None:
             wide = wide | (parameter.code == FLOAT64)
-        for each, is_wide in sorted({(int(c), int(w) == 1) for c, w in zip(code, wide, strict=True)}):
-            members = np.flatnonzero((code == each) & (wide == is_wide) & (layout.numels > 0))
+        for ring_code, is_wide in sorted({(int(c), int(w) == 1) for c, w in zip(code, wide, strict=True)}):
+            members = np.flatnonzero((code == ring_code) & (wide == is_wide) & (layout.numels > 0))
             if len(members):
-                self._add(members[np.argsort(layout.layer[members], kind="stable")], each, is_wide)
+                self._add(members[np.argsort(layout.layer[members], kind="stable")], ring_code, is_wide)
 
     def _add(self, members: Ints, code: int, wide: bool) -> None:
-        """The ring of these tensors and its launches."""
+        """Add the ring of these tensors and its launches."""
         numels, item = self._layout.numels[members], int(ITEM[code])
         big, small = WINDOW_BIG // item, WINDOW_SMALL // item
         padded = -(-numels // small) * small
@@ -121,22 +131,23 @@ class GradientRings:
         ring = GradientRing(memory, wide, self._layout.layer[members], padded)
         self.rings.append(ring)
         keeps = self._gradient[members] != code
-        keep = self._memory(np.where(keeps, padded * ITEM[self._gradient[members]], 0))
-        own = padded * 0 if self._parameter is None else padded * ITEM[self._parameter[members]]
-        snapshot = self._memory(own)
+        keep = self._allocate(np.where(keeps, padded * ITEM[self._gradient[members]], 0))
+        parameter_items = np.int64(0) if self._parameter is None else ITEM[self._parameter[members]]
+        snapshot = self._allocate(padded * parameter_items)
         offset = np.cumsum(padded) - padded
-        whole = numels // big * big
+        full = numels // big * big
         for elements, warps, begin, length in (
-            (big, BIG_WARPS, np.zeros_like(whole), whole),
-            (small, SMALL_WARPS, whole, numels - whole),
+            (big, BIG_WARPS, np.zeros_like(full), full),
+            (small, SMALL_WARPS, full, numels - full),
         ):
             units = chunk_table(length, elements)
             if not len(units):
                 continue
-            place, tensor = units.tensor, members[units.tensor]
-            units = replace(units, tensor=tensor, start=units.start + begin[place])
+            member, tensor = units.tensor, members[units.tensor]
+            units = replace(units, tensor=tensor, start=units.start + begin[member])
             rows = PartialRows(self.n_rows[wide], warps, self._layout.layer[tensor])
             self.n_rows[wide] = rows.end
+            gradient_item = ITEM[self._gradient[tensor]]
             parameter_item = 0 if self._parameter is None else ITEM[self._parameter[tensor]]
             self.launches.append(
                 Launch(
@@ -145,16 +156,16 @@ class GradientRings:
                     keep=len(np.flatnonzero(keeps)) > 0,
                     elements=elements,
                     units=units,
-                    offset=offset[place] + units.start,
-                    kept_at=np.where(keep[place] == 0, 0, keep[place] + units.start * ITEM[self._gradient[tensor]]),
-                    snapshot_at=snapshot[place] + units.start * parameter_item,
+                    offset=offset[member] + units.start,
+                    keep_address=np.where(keep[member] == 0, 0, keep[member] + units.start * gradient_item),
+                    snapshot_address=snapshot[member] + units.start * parameter_item,
                     rows=rows,
-                    places=Upload(self._engine.device),
+                    device_table=DeviceTable(self._engine.device),
                 )
             )
 
-    def _memory(self, sizes: Ints) -> Ints:
-        """Address of so many zeroed bytes for each tensor; 0 for none."""
+    def _allocate(self, sizes: Ints) -> Ints:
+        """Addresses of zeroed memory of so many bytes for each tensor; 0 for none."""
         if not sizes.any():
             return np.zeros_like(sizes)
         buffer = self._engine.zeros(1, int(sizes.sum()), torch.uint8)

@@ -1,4 +1,4 @@
-"""Who computes which part of a sketch on a GPU: the tables of ``fastgeom.kernels.sketch`` that do not change."""
+"""Static work partition of the sketch kernels."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 from fastgeom.layout.chunks import Ints
 from fastgeom.layout.count_sketch import SketchPlan
 
-_FEWEST_QUADS = 4
-"""Fewer are not worth a program of their own."""
+_MIN_BATCHES = 4
+"""Fewest batches of a program that shares its tile."""
 
 
 @dataclass(frozen=True)
 class SketchPrograms:
-    """The tables of ``fastgeom.kernels.sketch``, int64 but for the first, which do not change from step to step.
+    """The tables of ``launch_sketch`` that are the same in every step, int64 but for the first.
 
     Attributes:
-        programs: for each width of tile (10, n) int32; seeds are its bits.
-        copies: (4, n), of the exact groups.
-        sums: (4, n), what is added up afterwards.
+        programs: for each width of tile (10, n) int32, the seeds as uint32.
+        copies: (4, n), units of the exact groups.
+        sums: (4, n), units of the sums of partial sketches.
         tensors: (tensor, 3), in the order of ``plan.tensors``.
         groups: for each of ``programs`` and then for ``copies``, (n,) the group that each measures; not falling.
-        owners: (n,) the group whose buckets each completes, not falling: for each of ``programs`` those that have their
-            tiles to themselves, then for ``copies`` and for ``sums``.
-        scratch: float32 numbers of memory that they need.
+        owners: (n,) the group whose buckets each completes, not falling: for each of ``programs`` those that compute
+            their tiles alone, then for ``copies`` and for ``sums``.
+        scratch: length of the float32 scratch memory.
     """
 
     programs: tuple[NDArray[np.int32], ...]
@@ -40,32 +40,33 @@ class SketchPrograms:
 
 
 def sketch_programs(plan: SketchPlan, widths: Sequence[int], n_programs: int, copy: int, add: int) -> SketchPrograms:
-    """Deal the quads of every tile to programs, and cut exact groups into units.
+    """Divide the batches of every tile among programs, and exact groups into units.
 
     Args:
-        plan: what is computed.
-        widths: of tiles, in falling order.
-        n_programs: about how many to make, unless there are more tiles than that, or less work.
+        plan: the sketch.
+        widths: widths of tiles, in falling order.
+        n_programs: number of programs, about; more where there are more tiles, fewer where there is less work.
         copy: elements of a unit of an exact group.
-        add: buckets of a unit that is added up, or all of a group that has fewer.
+        add: buckets of a unit of partial sketches, or all of a group that has fewer.
     """
     tiles = plan.tiles(*widths)
     rounds = -(-plan.blocks // 32)
-    quads = 8 * rounds[tiles.group]
-    share = max(_FEWEST_QUADS, int(quads.sum()) / n_programs)
-    group_runs = np.maximum(1, 8 * rounds // share).astype(np.int64)
-    scratch_sizes = np.where((group_runs > 1) & ~plan.exact, group_runs * plan.sizes, 0)
+    batches = 8 * rounds[tiles.group]
+    batches_per_program = max(_MIN_BATCHES, int(batches.sum()) / n_programs)
+    group_sharers = np.maximum(1, 8 * rounds // batches_per_program).astype(np.int64)  # programs that share a tile
+    scratch_sizes = np.where((group_sharers > 1) & ~plan.exact, group_sharers * plan.sizes, 0)
     scratch = np.cumsum(scratch_sizes) - scratch_sizes
 
-    runs = group_runs[tiles.group]
-    tile = np.repeat(np.arange(len(runs)), runs)
-    run = np.arange(len(tile)) - np.repeat(np.cumsum(runs) - runs, runs)
+    sharers = group_sharers[tiles.group]
+    tile = np.repeat(np.arange(len(sharers)), sharers)
+    sharer = np.arange(len(tile)) - np.repeat(np.cumsum(sharers) - sharers, sharers)
     g, bucket, width = tiles.group[tile], tiles.bucket[tile], tiles.width[tile]
-    first_quad, end_quad = run * quads[tile] // runs[tile], (run + 1) * quads[tile] // runs[tile]
-    first_block = 32 * (first_quad % np.maximum(rounds[g], 1))
-    alone = runs[tile] == 1
-    target = np.where(alone, plan.offsets[g] + bucket, -1 - (scratch[g] + run * plan.sizes[g] + bucket))
-    begins = [
+    first_batch = sharer * batches[tile] // sharers[tile]
+    end_batch = (sharer + 1) * batches[tile] // sharers[tile]
+    first_block = 32 * (first_batch % np.maximum(rounds[g], 1))
+    alone = sharers[tile] == 1
+    target = np.where(alone, plan.offsets[g] + bucket, -1 - (scratch[g] + sharer * plan.sizes[g] + bucket))
+    first_tensors = [
         plan.first_tensor[k]
         + np.searchsorted(plan.end_block[plan.first_tensor[k] : plan.first_tensor[k + 1]], b, "right")
         for k, b in zip(g, first_block, strict=True)
@@ -73,43 +74,59 @@ def sketch_programs(plan: SketchPlan, widths: Sequence[int], n_programs: int, co
     by_width = np.argsort(-width, kind="stable")
     row = np.empty_like(tile)
     row[by_width] = np.cumsum(alone[by_width]) - 1
-    table = np.stack([
-        bucket, plan.sizes[g], plan.blocks[g], plan.seeds[g].astype(np.int64), first_quad, end_quad,
-        np.array(begins, np.int64), plan.first_tensor[g], target, row,
-    ])  # fmt: skip
-    copies, copied = _copies(plan, copy)
+    table = np.stack(
+        [
+            bucket,
+            plan.sizes[g],
+            plan.blocks[g],
+            plan.seeds[g].astype(np.int64),
+            first_batch,
+            end_batch,
+            np.array(first_tensors, np.int64),
+            plan.first_tensor[g],
+            target,
+            row,
+        ]
+    )
+    copies, copied_group = _copies(plan, copy)
     shared = np.flatnonzero(scratch_sizes)
-    unit_group = np.repeat(shared, -(-plan.sizes[shared] // add))
-    unit = np.concatenate([np.zeros(0, np.int64), *(np.arange(0, plan.sizes[k], add) for k in shared)])
-    sums = np.stack([
-        plan.offsets[unit_group] + unit, scratch[unit_group] + unit, group_runs[unit_group], plan.sizes[unit_group],
-    ])  # fmt: skip
-    owner = np.repeat(np.arange(plan.n_groups), np.diff(plan.first_tensor))
-    whole = np.maximum(plan.end_block - plan.first_block - 1, 0) * plan.sizes[owner]
-    tail = np.asarray(plan.numels, np.int64)[plan.tensors] - whole
+    summed_group = np.repeat(shared, -(-plan.sizes[shared] // add))
+    first = np.concatenate([np.zeros(0, np.int64), *(np.arange(0, plan.sizes[k], add) for k in shared)])
+    target, source = plan.offsets[summed_group] + first, scratch[summed_group] + first
+    sums = np.stack([target, source, group_sharers[summed_group], plan.sizes[summed_group]])
     return SketchPrograms(
         tuple(table[:, width == w].astype(np.int32) for w in widths),
         copies,
         sums,
-        np.stack([plan.end_block, plan.first_block, tail], axis=1),
-        (*(g[width == w] for w in widths), copied),
-        (*(g[alone & (width == w)] for w in widths), copied, unit_group),
+        np.stack([plan.end_block, plan.first_block, _last_block_elements(plan)], axis=1),
+        (*(g[width == w] for w in widths), copied_group),
+        (*(g[alone & (width == w)] for w in widths), copied_group, summed_group),
         int(scratch_sizes.sum()),
     )
 
 
+def _last_block_elements(plan: SketchPlan) -> Ints:
+    """(tensor,) elements of the last block of each tensor, in the order of ``plan.tensors``."""
+    group = np.repeat(np.arange(plan.n_groups), np.diff(plan.first_tensor))
+    before_last = np.maximum(plan.end_block - plan.first_block - 1, 0) * plan.sizes[group]
+    elements: Ints = np.asarray(plan.numels, np.int64)[plan.tensors] - before_last
+    return elements
+
+
 def _copies(plan: SketchPlan, copy: int) -> tuple[Ints, Ints]:
-    """Units of exact groups: (4, n) place, first element, length and target; and the group of each."""
+    """Units of exact groups: (4, n) tensor, first element, length and index into the sketch; and the group of each."""
     rows, groups = [np.zeros((4, 0), np.int64)], []
     numels = np.asarray(plan.numels, np.int64)[plan.tensors]
     for g in np.flatnonzero(plan.exact):
         members = np.arange(plan.first_tensor[g], plan.first_tensor[g + 1])
         end = plan.offsets[g] + plan.sizes[g]
         padding = end - numels[members].sum() - plan.offsets[g]
-        places, lengths = np.append(members, -1), np.append(numels[members], padding)
+        tensors, lengths = np.append(members, -1), np.append(numels[members], padding)
         targets = np.append(plan.places[members], end - padding)
-        for place, length, target in zip(places, lengths, targets, strict=True):
+        for tensor, length, target in zip(tensors, lengths, targets, strict=True):
             start = np.arange(0, length, copy)
-            rows.append(np.stack([np.full_like(start, place), start, np.minimum(copy, length - start), target + start]))
+            rows.append(
+                np.stack([np.full_like(start, tensor), start, np.minimum(copy, length - start), target + start])
+            )
             groups += [g] * len(start)
     return np.concatenate(rows, axis=1), np.array(groups, np.int64)

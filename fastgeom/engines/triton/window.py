@@ -1,8 +1,4 @@
-"""The Triton engine's window: the last gradients in device memory, and the parameters of the step before.
-
-The head of the ring and the steps of its slots live on the device, so that a captured graph can be replayed; the host
-knows the step numbers only to say how many passed since the last.
-"""
+"""The Triton engine's window: the last gradients in device memory, and the parameters of the step before."""
 
 from __future__ import annotations
 
@@ -15,13 +11,13 @@ from torch import Tensor
 from fastgeom.engines.dtypes import kept_dtypes
 from fastgeom.engines.results import LateLags, UpdateMoments, WindowStatistics
 from fastgeom.engines.triton.capture import capturing
-from fastgeom.engines.triton.device import TritonDevice
+from fastgeom.engines.triton.device import TritonDevice, reciprocal
 from fastgeom.engines.triton.layer_sums import LayerSums
 from fastgeom.engines.triton.ring import GradientRings, Launch
 from fastgeom.engines.triton.ring_index import RingIndex
 from fastgeom.kernels.finalize import launch_update_finish
 from fastgeom.kernels.window.update import UPDATE_COLUMNS, launch_update
-from fastgeom.kernels.window.window import launch_window, window_columns
+from fastgeom.kernels.window.window import absmax_column, launch_window, window_columns
 from fastgeom.layout.addresses import AddressTable
 from fastgeom.layout.chunks import Ints
 from fastgeom.layout.layout import Layout
@@ -31,31 +27,37 @@ from fastgeom.validation import DTYPES, check_dtypes
 class TritonWindow:
     """The last ``window`` gradients, and the statistics of a new one against them; see `HistoryWindow`.
 
-    Memory is taken at the first step: window × gradient bytes, each tensor padded to 1 KB a row; one gradient more
+    Memory is allocated at the first step: window × gradient bytes, each tensor padded to 1 KB a row; one gradient more
     where the ring has less precision than the gradient; the parameters once with ``track_updates``; partial sums, less
     than 1 % of the ring for a bfloat16 window of 16.
 
     Args:
         layout: the measured tensors.
         engine: computes on them.
-        window: how many gradients to keep.
-        dtype: what to keep them in, where that is less than their own; ``None`` for their own.
+        window: number of gradients in the window.
+        dtype: dtype of the ring, where that has less precision than a gradient's; ``None`` for the gradients' own.
         track_updates: whether `measure_update` will be called.
-        slots: rows of the ring; ``window`` unless lags are taken later.
+        slots: rows of the ring; ``None`` for ``window``.
     """
 
     def __init__(
-        self, layout: Layout, engine: TritonDevice, window: int, *, dtype: torch.dtype | None = None,
-        track_updates: bool = False, slots: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        layout: Layout,
+        engine: TritonDevice,
+        window: int,
+        *,
+        dtype: torch.dtype | None = None,
+        track_updates: bool = False,
+        slots: int | None = None,
+    ) -> None:
         self._layout, self._engine, self._window, self._dtype = layout, engine, window, dtype
         self._slots = slots = slots or window
         self._track_updates = track_updates
         self._gradient_code: np.ndarray[tuple[int], np.dtype[np.int8]] | None = None
         self._parameter_code: np.ndarray[tuple[int], np.dtype[np.int8]] | None = None
-        self._located: Ints = np.zeros(0, np.int64)
+        self._addresses: Ints = np.zeros(0, np.int64)
         self._captured = False
-        self._history = RingIndex(len(layout.layers) + 1, slots, engine.device)
+        self._ring_index = RingIndex(len(layout.layers) + 1, slots, engine.device)
 
     def prepare(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
         """See `HistoryWindow.prepare`."""
@@ -68,80 +70,101 @@ class TritonWindow:
         check_dtypes(self._layout.names, "gradient of ", self._gradient_code, gradient.code, gradient.address)
         if self._parameter_code is not None and parameter is not None:
             check_dtypes(self._layout.names, "parameter ", self._parameter_code, parameter.code, parameter.address)
-        # A tensor that is absent is of the dtype that its kind had at first, which its kept copy has too.
+        # An absent gradient has the dtype of the first step, which is that of its copy in full precision.
         gradient = replace(gradient, code=np.where(gradient.address == 0, self._gradient_code, gradient.code))
-        now = np.concatenate([gradient.address, *([] if parameter is None else [parameter.address])])
+        addresses = np.concatenate([gradient.address, *([] if parameter is None else [parameter.address])])
         self._captured = self._captured or capturing(self._engine.device)
-        if self._captured or not np.array_equal(now, self._located):
+        if self._captured or not np.array_equal(addresses, self._addresses):
             for launch in self._rings.launches:
                 launch.locate(gradient, parameter)
-            self._located = now
+            self._addresses = addresses
 
     def measure_update(
         self, parameter: AddressTable, gradient: AddressTable, step: int, *, grad_scale: Tensor | None = None
     ) -> UpdateMoments:
-        """See `HistoryWindow.measure_update`; `prepare` has told the device where the tensors lie."""
+        """See `HistoryWindow.measure_update`; `prepare` has sent the addresses."""
         del parameter, gradient
-        scale, history = reciprocal(grad_scale), self._history
+        scale, index = reciprocal(grad_scale), self._ring_index
         with self._engine.current():
             for launch in self._rings.launches:
                 launch_update(
-                    launch.table, len(launch.units), launch.ring.memory, history.state,
-                    self._partial(launch, UPDATE_COLUMNS), small=launch.small, wide=launch.ring.wide,
-                    keep=launch.keep, scale=scale,
-                )  # fmt: skip
+                    launch.table,
+                    len(launch.units),
+                    launch.ring.memory,
+                    index.state,
+                    self._partials(launch, UPDATE_COLUMNS),
+                    small=launch.small,
+                    wide=launch.ring.wide,
+                    keep=launch.keep,
+                    scale=scale,
+                )
             totals = self._sums.totals(UPDATE_COLUMNS)
             out = torch.empty_like(totals)
-            launch_update_finish(totals, history.state, self._known_steps(), out, advance=step - history.last_step)
+            launch_update_finish(totals, index.state, self._valid_steps(), out, advance=step - index.last_step)
         return UpdateMoments(*out.unbind(1))
 
     def measure(
         self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
     ) -> WindowStatistics:
-        """See `HistoryWindow.measure`; `prepare` has told the device where the tensors lie."""
+        """See `HistoryWindow.measure`; `prepare` has sent the addresses."""
         del gradient
-        window, skip = self._window, None if found_inf is None else found_inf.reshape(()).float()
+        window, scale = self._window, reciprocal(grad_scale)
+        skip = None if found_inf is None else found_inf.reshape(()).float()
         n_columns = window_columns(window)
         with self._engine.current():
             for launch in self._rings.launches:
                 launch_window(
-                    launch.table, len(launch.units), launch.ring.memory, window, window, self._history.state,
-                    self._partial(launch, n_columns), small=launch.small, wide=launch.ring.wide, keep=launch.keep,
-                    scale=reciprocal(grad_scale), skip=skip,
-                )  # fmt: skip
-            totals = self._sums.totals(n_columns, max_column=n_columns - 5)
-            found = self._history.finish(totals, step, window=window, skip=skip)
+                    launch.table,
+                    len(launch.units),
+                    launch.ring.memory,
+                    window,
+                    window,
+                    self._ring_index.state,
+                    self._partials(launch, n_columns),
+                    small=launch.small,
+                    wide=launch.ring.wide,
+                    keep=launch.keep,
+                    scale=scale,
+                    skip=skip,
+                )
+            totals = self._sums.totals(n_columns, max_column=absmax_column(window))
+            result = self._ring_index.finish(totals, step, window=window, skip=skip)
         return WindowStatistics(
-            found.grad_sq, found.grad_norm, found.grad_absmax, found.nonfinite, found.lag_dot, found.lag_cosine,
-            found.diff_sq, found.sum_sq,
-        )  # fmt: skip
+            result.grad_sq,
+            result.grad_norm,
+            result.grad_absmax,
+            result.nonfinite,
+            result.lag_dot,
+            result.lag_cosine,
+            result.diff_sq,
+            result.sum_sq,
+        )
 
     def step_on_device(self) -> Tensor:
         """The step last measured, as the device counts it."""
-        return self._history.state[1].clone()
+        return self._ring_index.state[1].clone()
 
     def resume(self, step: int) -> None:
         """Go on after a step that the device has counted without the host."""
-        self._history.last_step = step
+        self._ring_index.last_step = step
 
     def finish(self) -> tuple[LateLags, ...]:
-        """Nothing is deferred."""
+        """Empty: no lags are deferred."""
         return ()
 
-    def _known_steps(self) -> Tensor:
-        """(slot,) the step of the gradient in each, NEVER where there is none that counts."""
-        return self._history.step
+    def _valid_steps(self) -> Tensor:
+        """(slot,) the step of the gradient in each slot; NEVER where it is empty or was skipped."""
+        return self._ring_index.step
 
-    def _partial(self, launch: Launch, n_columns: int) -> Tensor:
+    def _partials(self, launch: Launch, n_columns: int) -> Tensor:
         """The rows of partial sums that a launch writes."""
         return self._sums.rows(launch.ring.wide, n_columns)[launch.rows.first : launch.rows.end]
 
     def _allocate(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
-        """Take the memory, and lay out the launches."""
-        own = [DTYPES[c] for c in gradient.code]
-        kept = kept_dtypes(self._layout.names, own, self._dtype)
+        """Allocate the rings and the partial sums."""
+        dtypes = kept_dtypes(self._layout.names, [DTYPES[c] for c in gradient.code], self._dtype)
         self._rings = GradientRings(
-            self._layout, self._engine, self._slots, kept, gradient=gradient, parameter=parameter
+            self._layout, self._engine, self._slots, dtypes, gradient=gradient, parameter=parameter
         )
         launches = self._rings.launches
         self._sums = LayerSums(
@@ -151,8 +174,3 @@ class TritonWindow:
             self._engine.device,
             (torch.float32, torch.float64),
         )
-
-
-def reciprocal(grad_scale: Tensor | None) -> Tensor | None:
-    """What a scaled gradient is multiplied by."""
-    return None if grad_scale is None else grad_scale.reshape(()).double().reciprocal()

@@ -10,7 +10,7 @@ import torch
 import fastgeom
 from fastgeom.engines.select import select_engine
 from fastgeom.engines.torch_ops import list_dots, list_norms, list_scale_, list_sketch
-from fastgeom.engines.triton.tables import PartialRows, spans
+from fastgeom.engines.triton.tables import PartialRows, segment_tables
 from fastgeom.layout.addresses import AddressTable
 from fastgeom.layout.count_sketch import SketchPlan
 from fastgeom.layout.layout import Layout
@@ -91,9 +91,17 @@ HISTORIES = {
 
 @pytest.mark.parametrize(
     ("history", "dtype"),
-    [("own dtype", F32), ("own dtype", F64), ("own dtype", BF16), ("own dtype", F16), ("bfloat16", F32),
-     ("bfloat16", F64), ("deferred", F32), ("deferred", BF16)],
-)  # fmt: skip
+    [
+        ("own dtype", F32),
+        ("own dtype", F64),
+        ("own dtype", BF16),
+        ("own dtype", F16),
+        ("bfloat16", F32),
+        ("bfloat16", F64),
+        ("deferred", F32),
+        ("deferred", BF16),
+    ],
+)
 def test_a_run_has_the_trace_that_the_cpu_engine_gives(tmp_path, device, history, dtype):
     options, rounding = HISTORIES[history]
     options = {"history": fastgeom.Exact(**options), "dtype": dtype, "track_updates": True}
@@ -256,20 +264,20 @@ def test_more_partial_sums_than_one_segment_are_added_in_a_fixed_order(device):
 
 
 def test_segments_cover_every_row_once_layer_by_layer():
-    runs = [
+    launches = [
         [PartialRows(0, 8, np.array([0, 0, 2])), PartialRows(24, 1, np.array([1, 2, 2]))],
         [],
         [PartialRows(0, 1, np.repeat(1, 1300))],
     ]
-    by_matrix, by_layer = spans(runs, layers=4)
+    by_matrix, by_layer = segment_tables(launches, layers=4)
     sizes = [27, 0, 1300]
     owner = {}
-    for matrix, (found, size) in enumerate(zip(by_matrix, sizes, strict=True)):
+    for matrix, (segments, size) in enumerate(zip(by_matrix, sizes, strict=True)):
         rows = np.zeros(size, int)
-        for begin, end, place in found.T:
+        for begin, end, number in segments.T:
             rows[begin:end] += 1
-            owner[int(place)] = matrix
-        assert (rows == 1).all() and (found[1] - found[0] <= 512).all()
+            owner[int(number)] = matrix
+        assert (rows == 1).all() and (segments[1] - segments[0] <= 512).all()
     assert sorted(owner) == list(range(7))
     assert by_layer.tolist() == [[0, 1, 5, 7, 0], [1, 5, 7, 7, 7], [0, 1, 2, 3, 4]]
 
@@ -339,9 +347,17 @@ def test_torch_s_defaults_of_dtype_and_device_change_nothing(tmp_path, device, b
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        with torch.device("meta"), fastgeom.Probe(
-            [("w", weight)], window=2, trace=tmp_path / "run.h5", backend=backend, history=history, track_updates=True
-        ) as probe:  # fmt: skip
+        with (
+            torch.device("meta"),
+            fastgeom.Probe(
+                [("w", weight)],
+                window=2,
+                trace=tmp_path / "run.h5",
+                backend=backend,
+                history=history,
+                track_updates=True,
+            ) as probe,
+        ):
             for _ in range(3):
                 probe.step(max_norm=1e9)
     finally:

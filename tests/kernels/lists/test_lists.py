@@ -100,13 +100,24 @@ def _copy_kernel(source_ptr, target_ptr, n_units, start, CODE: tl.constexpr, WID
     unit = tl.program_id(0)
     lanes = tl.arange(0, BLOCK)
     values = load_tile(
-        tl.load(source_ptr + unit), tl.load(source_ptr + n_units + unit), start, lanes,
-        tl.load(source_ptr + 2 * n_units + unit), CODE, WIDE,
-    )  # fmt: skip
+        tl.load(source_ptr + unit),
+        tl.load(source_ptr + n_units + unit),
+        start,
+        lanes,
+        tl.load(source_ptr + 2 * n_units + unit),
+        CODE,
+        WIDE,
+    )
     store_tile(
-        tl.load(target_ptr + unit), tl.load(target_ptr + n_units + unit), start, lanes,
-        tl.load(target_ptr + 2 * n_units + unit), values, CODE, WIDE,
-    )  # fmt: skip
+        tl.load(target_ptr + unit),
+        tl.load(target_ptr + n_units + unit),
+        start,
+        lanes,
+        tl.load(target_ptr + 2 * n_units + unit),
+        values,
+        CODE,
+        WIDE,
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -54,11 +54,16 @@ class Case:
         state = torch.tensor([self.head, 7], device=self.device)
         flag = None if skip is None else torch.tensor(skip, device=self.device)
         launch_sketch(
-            [self.there(t) for t in found.programs], self.there(found.copies), self.there(found.sums),
-            rows.to(self.device), torch.full((found.scratch,), torch.nan, device=self.device),
-            torch.full((n_rows, 3), torch.nan, dtype=F64, device=self.device), out=self.out,
-            ring=SketchRing(self.ring, state, self.sums, flag) if ring else NO_RING, update=update,
-        )  # fmt: skip
+            [self.there(t) for t in found.programs],
+            self.there(found.copies),
+            self.there(found.sums),
+            rows.to(self.device),
+            torch.full((found.scratch,), torch.nan, device=self.device),
+            torch.full((n_rows, 3), torch.nan, dtype=F64, device=self.device),
+            out=self.out,
+            ring=SketchRing(self.ring, state, self.sums, flag) if ring else NO_RING,
+            update=update,
+        )
 
     def there(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)

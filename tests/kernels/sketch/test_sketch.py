@@ -59,9 +59,16 @@ class Sketched:
     """What a launch leaves: ``out``, ``partials``, and the group of each row of these."""
 
     def __init__(
-        self, device: torch.device, plan: SketchPlan, tensors: Tensors, *, snapshot: Tensors | None = None,
-        gradient: Tensors | None = None, n_programs: int = SKETCH_PROGRAMS, scale: float | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        device: torch.device,
+        plan: SketchPlan,
+        tensors: Tensors,
+        *,
+        snapshot: Tensors | None = None,
+        gradient: Tensors | None = None,
+        n_programs: int = SKETCH_PROGRAMS,
+        scale: float | None = None,
+    ) -> None:
         found = tables(plan, n_programs)
         in_order = [[each[k] for k in plan.tensors] if each else [] for each in (tensors, snapshot, gradient)]
         rows = torch.zeros(len(plan.tensors), 8, dtype=torch.int64)
@@ -77,11 +84,17 @@ class Sketched:
         self.out = torch.full((plan.total,), torch.nan, device=device)
         self.partials = torch.full((len(self.groups), 3), torch.nan, dtype=F64, device=device)
         launch_sketch(
-            [on(device, t) for t in found.programs], on(device, found.copies), on(device, found.sums), rows.to(device),
-            torch.full((found.scratch,), torch.nan, device=device), self.partials, out=self.out,
-            update=snapshot is not None, wide=any(t is not None and t.dtype is F64 for t in [*tensors, *in_order[2]]),
+            [on(device, t) for t in found.programs],
+            on(device, found.copies),
+            on(device, found.sums),
+            rows.to(device),
+            torch.full((found.scratch,), torch.nan, device=device),
+            self.partials,
+            out=self.out,
+            update=snapshot is not None,
+            wide=any(t is not None and t.dtype is F64 for t in [*tensors, *in_order[2]]),
             scale=None if scale is None else torch.tensor(scale, dtype=F64, device=device),
-        )  # fmt: skip
+        )
 
     def moments(self, g: int) -> tuple[float, float, float]:
         """The partial results of a group: two sums around a maximum."""
@@ -117,10 +130,12 @@ def members(plan: SketchPlan, tensors: Tensors, g: int) -> list[Tensor]:
 
 def definition(plan: SketchPlan, tensors: Sequence[Tensor]) -> Tensor:
     """Every group by the textbook, one after the other."""
-    return torch.cat([
-        reference.count_sketch(members(plan, tensors, g), int(plan.sizes[g]), int(plan.seeds[g]))
-        for g in range(plan.n_groups)
-    ])  # fmt: skip
+    return torch.cat(
+        [
+            reference.count_sketch(members(plan, tensors, g), int(plan.sizes[g]), int(plan.seeds[g]))
+            for g in range(plan.n_groups)
+        ]
+    )
 
 
 def assert_near(sketch: Tensor, truth: Tensor) -> None:
@@ -266,9 +281,7 @@ def test_updates_of_whole_numbers_have_the_sums_of_the_cpu_engine(device, dtype,
     gradient: list[Tensor | None] = [whole_numbers(n, gradient_dtype) for n in NUMELS]
     gradient[4] = None
     snapshot = there(device, [t.clone() for t in before])
-    found = Sketched(
-        device, plan, there(device, after), snapshot=snapshot, gradient=there(device, gradient), scale=0.5
-    )  # fmt: skip
+    found = Sketched(device, plan, there(device, after), snapshot=snapshot, gradient=there(device, gradient), scale=0.5)
     for kept, new in zip(snapshot, after, strict=True):
         assert_same_bits(kept.cpu(), new)
     out = torch.empty(plan.total)
@@ -314,7 +327,7 @@ def test_nothing_beyond_a_snapshot_is_written(device) -> None:
 # ---------------------------------------------------------------- tables and bytes
 
 
-def test_every_quad_of_every_tile_belongs_to_one_program_and_every_bucket_is_written_once() -> None:
+def test_every_batch_of_every_tile_belongs_to_one_program_and_every_bucket_is_written_once() -> None:
     plan = SketchPlan([10**6, 20, 30_000, 10**5, 2000], [0, 1, 2, 2, 3], 4, 2**15)
     found = tables(plan, 100)
     written = np.zeros(plan.total, np.int64)
@@ -323,9 +336,9 @@ def test_every_quad_of_every_tile_belongs_to_one_program_and_every_bucket_is_wri
         for bucket in np.unique(programs[0]):
             for buckets in np.unique(programs[1]):
                 own = programs[:, (programs[0] == bucket) & (programs[1] == buckets)]
-                quads = [np.arange(a, b) for a, b in zip(own[4], own[5], strict=True)]
-                expected = np.tile(np.arange(8 * -(-own[2, 0] // 32)), len(quads) and 1) if quads else []
-                assert np.array_equal(np.concatenate([[], *quads]), expected)
+                batches = [np.arange(a, b) for a, b in zip(own[4], own[5], strict=True)]
+                expected = np.tile(np.arange(8 * -(-own[2, 0] // 32)), len(batches) and 1) if batches else []
+                assert np.array_equal(np.concatenate([[], *batches]), expected)
         for target in programs[8]:
             memory, begin = (written, target) if target >= 0 else (scratch, -1 - target)
             memory[begin : begin + width] += 1

@@ -22,7 +22,7 @@ def kilobyte(dtype: torch.dtype) -> int:
     return 1024 // dtype.itemsize
 
 
-def spans(dtype: torch.dtype, *kilobytes: int, device: torch.device) -> Tensor:
+def unit_table(dtype: torch.dtype, *kilobytes: int, device: torch.device) -> Tensor:
     """A table of units of these sizes, side by side but for one kilobyte that belongs to none."""
     ends = [sum(kilobytes[: i + 1]) + i for i in range(len(kilobytes))]
     rows = [[end - size for end, size in zip(ends, kilobytes, strict=True)], list(kilobytes)]
@@ -74,7 +74,7 @@ def assert_right(out: Tensor, table: Tensor, ring: Tensor, block: int, head: int
 @pytest.mark.parametrize(("window", "block"), [(1, 1), (16, 1), (5, 2), (16, 8), (5, 16), (1, 20)])
 def test_all_sums_are_those_of_float64_at_every_window_and_block(dtype, window, block, device) -> None:
     slots = window + block
-    table = spans(dtype, 1, 2, device=device)
+    table = unit_table(dtype, 1, 2, device=device)
     ring = random_ring(slots, table, dtype)
     for head in (block // 2, slots - 1):
         assert_right(gram(table, ring, block, head), table, ring, block, head)
@@ -82,7 +82,7 @@ def test_all_sums_are_those_of_float64_at_every_window_and_block(dtype, window, 
 
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
 def test_the_ring_may_wrap_around_anywhere(dtype, device) -> None:
-    table = spans(dtype, 1, device=device)
+    table = unit_table(dtype, 1, device=device)
     ring = random_ring(9, table, dtype)
     for head in range(9):
         assert_right(gram(table, ring, 4, head), table, ring, 4, head)
@@ -91,13 +91,13 @@ def test_the_ring_may_wrap_around_anywhere(dtype, device) -> None:
 @pytest.mark.parametrize(("dtype", "block"), [(BF16, 64), (F32, 32)], ids=str)
 def test_the_largest_ring_and_block_are_taken(dtype, block, device) -> None:
     assert block == max_block(dtype.itemsize)
-    table = spans(dtype, 1, device=device)
+    table = unit_table(dtype, 1, device=device)
     ring = random_ring(MAX_SLOTS, table, dtype)
     assert_right(gram(table, ring, block, 40), table, ring, block, 40)
 
 
 def test_a_whole_unit_and_one_that_ends_in_padding(device) -> None:
-    table = spans(BF16, GRAM_ELEMENTS // kilobyte(BF16), 2, device=device)
+    table = unit_table(BF16, GRAM_ELEMENTS // kilobyte(BF16), 2, device=device)
     ring = random_ring(6, table, BF16)
     begin, length = table[:, 1].tolist()
     ring[:, begin + length - 300 : begin + length] = 0
@@ -105,7 +105,7 @@ def test_a_whole_unit_and_one_that_ends_in_padding(device) -> None:
 
 
 def test_differences_are_taken_from_the_elements_and_not_from_the_dots(device) -> None:
-    table = spans(F32, 4, device=device)
+    table = unit_table(F32, 4, device=device)
     ring = random_ring(4, table, F32)
     for slot in (1, 2, 3):
         ring[slot] = ring[slot - 1] * (1 + 1e-6) if slot < 3 else -ring[slot - 1] * (1 + 1e-6)
@@ -115,7 +115,7 @@ def test_differences_are_taken_from_the_elements_and_not_from_the_dots(device) -
 
 
 def test_rows_never_written_are_zero_and_give_zero(device) -> None:
-    table = spans(BF16, 2, device=device)
+    table = unit_table(BF16, 2, device=device)
     ring = random_ring(10, table, BF16)
     ring[3:] = 0
     out = gram(table, ring, 4, 2)
@@ -129,7 +129,7 @@ def test_rows_never_written_are_zero_and_give_zero(device) -> None:
 @pytest.mark.parametrize("block", [3, 20])
 def test_what_is_not_finite_stays_in_its_own_row_and_unit(dtype, block, device) -> None:
     slots, head = block + 4, 5
-    table = spans(dtype, 1, 1, device=device)
+    table = unit_table(dtype, 1, 1, device=device)
     ring = random_ring(slots, table, dtype)
     clean = gram(table, ring, block, head)
     bad = {4: math.nan, 6: math.inf, 0: -math.inf}
@@ -149,7 +149,7 @@ def test_what_is_not_finite_stays_in_its_own_row_and_unit(dtype, block, device) 
 
 @pytest.mark.parametrize("dtype", [BF16, F16, F32], ids=str)
 def test_the_same_rows_give_the_same_bits(dtype, device) -> None:
-    table = spans(dtype, 3, 2, device=device)
+    table = unit_table(dtype, 3, 2, device=device)
     ring = random_ring(12, table, dtype)
     assert_same_bits(gram(table, ring, 4, 9), gram(table, ring, 4, 9))
 

@@ -27,9 +27,17 @@ F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float1
 # gradient, ring, parameter; the previous gradient is kept apart, in the gradient's dtype, where the ring has fewer bits
 SAME = [(F32, F32, F32), (BF16, BF16, BF16), (F16, F16, F16), (F64, F64, F64)]
 MIXED = [
-    (F32, BF16, F32), (BF16, BF16, F32), (F32, F32, BF16), (F32, BF16, BF16), (F16, BF16, F32), (F16, F16, F32),
-    (BF16, F32, F32), (F64, F32, F64), (F32, F32, F64), (BF16, BF16, F64),
-]  # fmt: skip
+    (F32, BF16, F32),
+    (BF16, BF16, F32),
+    (F32, F32, BF16),
+    (F32, BF16, BF16),
+    (F16, BF16, F32),
+    (F16, F16, F32),
+    (BF16, F32, F32),
+    (F64, F32, F64),
+    (F32, F32, F64),
+    (BF16, BF16, F64),
+]
 ADDITIONS = 16
 """What a sum may be off by, in roundings relative to its terms' magnitudes, where torch's own sum happens to be exact.
 
@@ -122,16 +130,18 @@ def units(step: Step, i: int, small: bool) -> list[list[int]]:
         length = min(unit, numel - begin) if small else big
         where = begin * x.itemsize
         absent = 8 + (DTYPES.index(step.dtypes[0]) if keep is not None else 0)
-        columns.append([
-            0 if g is None else g.data_ptr() + begin * g.itemsize,
-            absent if g is None else code(g, begin, length, unit if small else big),
-            length,
-            step.offset[i] + begin,
-            0 if keep is None else keep.data_ptr() + begin * keep.itemsize,
-            x.data_ptr() + where,
-            code(x, begin, length, unit if small else big),
-            step.snapshot[i].data_ptr() + where,
-        ])  # fmt: skip
+        columns.append(
+            [
+                0 if g is None else g.data_ptr() + begin * g.itemsize,
+                absent if g is None else code(g, begin, length, unit if small else big),
+                length,
+                step.offset[i] + begin,
+                0 if keep is None else keep.data_ptr() + begin * keep.itemsize,
+                x.data_ptr() + where,
+                code(x, begin, length, unit if small else big),
+                step.snapshot[i].data_ptr() + where,
+            ]
+        )
     return columns
 
 
@@ -148,9 +158,16 @@ def measure(step: Step, scale: float | None = None) -> Tensor:
         rows = update_rows(len(flat), small)
         partials = torch.full((rows, UPDATE_COLUMNS), math.nan, dtype=F64 if step.wide else F32, device=device)
         launch_update(
-            table, len(flat), step.ring, state, partials, small=small, wide=step.wide,
-            keep=step.keep[0] is not None, scale=factor,
-        )  # fmt: skip
+            table,
+            len(flat),
+            step.ring,
+            state,
+            partials,
+            small=small,
+            wide=step.wide,
+            keep=step.keep[0] is not None,
+            scale=factor,
+        )
         by_unit = partials.cpu().double().view(len(flat), rows // max(1, len(flat)), UPDATE_COLUMNS).sum(1)
         owner = [i for i, tensor in enumerate(columns) for _ in tensor]
         sums.index_add_(0, torch.tensor(owner, dtype=torch.int64), by_unit)

@@ -39,9 +39,15 @@ class Ring:
     """A ring and its launches for tensors of some sizes, held by hand as the engine holds them."""
 
     def __init__(
-        self, numels: Sequence[int], dtype: torch.dtype, slots: int, device: torch.device, *, wide: bool | None = None,
+        self,
+        numels: Sequence[int],
+        dtype: torch.dtype,
+        slots: int,
+        device: torch.device,
+        *,
+        wide: bool | None = None,
         keep: Sequence[torch.dtype | None] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.numels, self.dtype, self.slots, self.device = list(numels), dtype, slots, device
         self.wide = dtype is FLOAT64 if wide is None else wide
         small = WINDOW_SMALL // dtype.itemsize
@@ -85,9 +91,18 @@ class Ring:
             keep = any(k is not None for k in self.keep)
             with np.errstate(all="ignore"):  # the interpreter would warn of inf and NaN
                 launch_window(
-                    table, table.shape[1], self.ring, window, self.slots, self.state, out, small=small, wide=self.wide,
-                    keep=keep, **options,
-                )  # fmt: skip
+                    table,
+                    table.shape[1],
+                    self.ring,
+                    window,
+                    self.slots,
+                    self.state,
+                    out,
+                    small=small,
+                    wide=self.wide,
+                    keep=keep,
+                    **options,
+                )
             self.partials.append(out)
         rows = torch.cat(self.partials).double()
         sums = rows.sum(0)
