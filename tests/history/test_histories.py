@@ -97,7 +97,7 @@ def test_rows_of_a_deferred_window_reach_the_file_a_block_at_a_time(tmp_path):
             for (_, p), g in zip(named, gradients(step), strict=True):
                 p.grad = g
             probe.step()
-            waiting.append([row.step for row in probe._recorder._waiting])
+            waiting.append([row.step for row in probe._recorder._pending])
     assert waiting == [[0], [0, 1], [], [3], [3, 4], [], [6]]
 
 

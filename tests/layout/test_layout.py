@@ -93,7 +93,7 @@ def test_empty_and_0d_parameters_are_fine() -> None:
     layout = Layout([("nothing", torch.zeros(0, 3)), ("scalar", torch.tensor(2.0)), ("none", torch.zeros(0))])
     assert layout.numels.tolist() == [0, 1, 0]
     assert layout.chunks.tensor.tolist() == [1] and layout.chunks.length.tolist() == [1]
-    assert layout.segments.present.tolist() == [0]  # "(root)" owns all three
+    assert layout.segments.nonempty.tolist() == [0]  # "(root)" owns all three
 
 
 # ---------------------------------------------------------------- chunks and segments
@@ -122,7 +122,7 @@ def test_segments_hold_each_chunk_once_in_its_layer_and_in_order() -> None:
     ends = [*gathered.first[1:], len(chunk_layers)]
     found = {
         int(layer): gathered.order[first:end].tolist()
-        for layer, first, end in zip(gathered.present, gathered.first, ends, strict=True)
+        for layer, first, end in zip(gathered.nonempty, gathered.first, ends, strict=True)
     }
     assert found == {0: [1, 6], 1: [3, 4], 3: [0, 2, 5]}
     assert gathered.layers == 5

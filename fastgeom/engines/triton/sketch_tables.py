@@ -107,7 +107,7 @@ def _copies(plan: SketchPlan, copy: int) -> tuple[Ints, Ints]:
         end = plan.offsets[g] + plan.sizes[g]
         padding = end - numels[members].sum() - plan.offsets[g]
         places, lengths = np.append(members, -1), np.append(numels[members], padding)
-        targets = np.append(plan.places[members], end - padding)
+        targets = np.append(plan.exact_offsets[members], end - padding)
         for place, length, target in zip(places, lengths, targets, strict=True):
             start = np.arange(0, length, copy)
             rows.append(np.stack([np.full_like(start, place), start, np.minimum(copy, length - start), target + start]))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgeom.engines.dtypes import kept_dtypes
+from fastgeom.engines.dtypes import ring_dtypes
 from fastgeom.engines.results import LateLags, UpdateMoments, WindowStatistics
 from fastgeom.engines.triton.capture import capturing
 from fastgeom.engines.triton.device import TritonDevice
@@ -139,7 +139,7 @@ class TritonWindow:
     def _allocate(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
         """Take the memory, and lay out the launches."""
         own = [DTYPES[c] for c in gradient.code]
-        kept = kept_dtypes(self._layout.names, own, self._dtype)
+        kept = ring_dtypes(self._layout.names, own, self._dtype)
         self._rings = GradientRings(
             self._layout, self._engine, self._slots, kept, gradient=gradient, parameter=parameter
         )
