@@ -170,7 +170,7 @@ def check_one_device(named: dict[str, Tensor]) -> None:
 
 
 def check_not_replaced(names: Sequence[str], parameters: Sequence[Tensor], current: Sequence[Tensor | None]) -> None:
-    """Raise where a module has another parameter by a name than at the start, whose gradient nobody would read.
+    """Raise where a module's parameter is another one than at the start, whose gradient would not be read.
 
     Raises:
         ValueError: names the parameter.

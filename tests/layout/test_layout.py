@@ -45,9 +45,15 @@ class Model(nn.Module):
 def test_a_layer_is_the_module_that_owns_the_parameter() -> None:
     layout = Layout(Model())
     assert layout.layers == (
-        "(root)", "blocks.0", "blocks.0.first", "blocks.0.second", "blocks.1", "blocks.1.first", "blocks.1.second",
+        "(root)",
+        "blocks.0",
+        "blocks.0.first",
+        "blocks.0.second",
+        "blocks.1",
+        "blocks.1.first",
+        "blocks.1.second",
         "head",
-    )  # fmt: skip
+    )
     layer_of = {name: layout.layers[i] for name, i in zip(layout.names, layout.layer, strict=True)}
     assert layer_of["offset"] == "(root)"
     assert layer_of["blocks.1.gain"] == "blocks.1"
