@@ -210,6 +210,18 @@ def test_size_and_seed_of_a_sketch_may_be_numpys_integers() -> None:
     assert_same_bits(count_sketch([], size=np.int64(256)), torch.zeros(256))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of the compiler's own
+def test_a_sketch_is_one_operator_under_compile() -> None:
+    def sketches(a: list[Tensor], size: int, seed: int) -> tuple[Tensor, Tensor]:
+        return count_sketch(a, size, seed), count_sketch(a, size=256)
+
+    a = tensors(F32, BF16)
+    compiled = torch.compile(sketches, fullgraph=True, backend="aot_eager")
+    for size, seed in ((128, 0), (256, 1), (512, 2)):  # from the second call on, numbers are symbols
+        for ours, expected in zip(compiled(a, size, seed), sketches(a, size, seed), strict=True):
+            assert_same_bits(ours, expected)
+
+
 @pytest.mark.parametrize("size", [0, 64, 100, 384, -256, 256.0, "256", True, None, np.float64(256)])
 def test_a_size_that_is_no_power_of_two_of_at_least_128_is_refused(size) -> None:
     message = re.escape(f"size: expected a power of two of at least 128, got {size!r}")

@@ -69,7 +69,7 @@ def checked_layer_lags(lags: Sequence[int] | None, window: int) -> tuple[int, ..
 def check_layers(layers: object) -> None:
     """Raise unless ``layers`` is a callable or one of `LAYER_CHOICES`."""
     if not callable(layers) and not (isinstance(layers, str) and layers in LAYER_CHOICES):
-        raise ValueError(f"layers: expected 'module', 'parameter', 'all' or a callable name -> group, got {layers!r}")
+        raise ValueError(f"layers: expected 'module', 'parameter', 'all' or a callable name -> layer, got {layers!r}")
 
 
 def checked_layer_name(layer: object, parameter: str) -> str:

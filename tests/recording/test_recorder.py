@@ -1,4 +1,4 @@
-"""The way of a row from a step to the file, and that nothing on it stops a run."""
+"""A row from a step to the file, and that nothing in between stops a run."""
 
 import logging
 import math
