@@ -1,7 +1,7 @@
-"""Norms, dot products and clipping of lists of tensors, in one read and to float64 accuracy.
+"""Norms, dot products, sketches and clipping of lists of tensors, in one read and to float64 accuracy.
 
-torch's own float32 norm of 1e8 elements on a CPU is wrong by 1 %; these sum in float64, or fold short float32 sums into
-it. Each is one operator of torch, and stays whole under ``torch.compile(fullgraph=True)``.
+torch's own float32 norm of 1e8 elements on a CPU is wrong by 1 %; these accumulate in float64, or add short float32
+sums in float64. Each is one operator of torch, and compiles under ``torch.compile(fullgraph=True)``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastgeom.engines.torch_ops import ABSMAX, NORM, list_dots, list_norms, list_scale_, list_sketch
 from fastgeom.layout.count_sketch import MIN_BUCKETS
-from fastgeom.validation import check_device, check_measurable, is_plain
+from fastgeom.validation import check_pairs, checked_bucket_count, checked_seed, checked_tensors
 
 
 def norm(tensors: Iterable[Tensor]) -> Tensor:
@@ -36,14 +36,15 @@ def norm(tensors: Iterable[Tensor]) -> Tensor:
     >>> norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
     tensor(5., dtype=torch.float64)
     """
-    return _norms(_as_list(tensors, "tensors"))[NORM]
+    return _norms(checked_tensors(tensors, "tensors"))[NORM]
 
 
 def dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
     r"""Dot product of two lists of tensors, :math:`\sum_i a_i b_i`.
 
     Args:
-        a, b: lists of the same length and shapes; dtypes may differ.
+        a: dense float tensors on one device.
+        b: as many tensors of the same shapes on that device; dtypes may differ.
 
     Returns:
         0-d float64 on the tensors' device.
@@ -58,35 +59,44 @@ def dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
     >>> dot([torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 4.0])])
     tensor(11., dtype=torch.float64)
     """
-    first, second = _as_list(a, "a"), _as_list(b, "b")
-    _check_partner(first, second, "b")
+    first, second = checked_tensors(a, "a"), checked_tensors(b, "b")
+    check_pairs(first, second, "b")
     return _dots(first, [second])[0]
 
 
 def cosine(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
     r"""Cosine of the angle between two lists of tensors, :math:`\langle a, b\rangle / (\|a\|\,\|b\|)`.
 
-    Arguments and errors are those of `dot`; the result is NaN where a norm is 0. Cost: one read of ``a``, two of ``b``,
-    3 × n_elements × itemsize bytes. Source: ``fastgeom.reference.cosine``.
+    Args:
+        a: dense float tensors on one device.
+        b: as many tensors of the same shapes on that device; dtypes may differ.
+
+    Returns:
+        0-d float64 on the tensors' device; NaN where a norm is 0.
+
+    Raises:
+        TypeError, ValueError: as `dot`.
+
+    Cost: one read of ``a``, two of ``b``, 3 × n_elements × itemsize bytes. Source: ``fastgeom.reference.cosine``.
 
     >>> cosine([torch.tensor([1.0, 0.0])], [torch.tensor([-2.0, 0.0])])
     tensor(-1., dtype=torch.float64)
     """
-    first, second = _as_list(a, "a"), _as_list(b, "b")
-    _check_partner(first, second, "b")
+    first, second = checked_tensors(a, "a"), checked_tensors(b, "b")
+    check_pairs(first, second, "b")
     if not first:
         return torch.tensor(math.nan, dtype=torch.float64)
     dot, first_norm = list_dots(first, second)
-    found: Tensor = dot / (first_norm * _norms(second)[NORM])
-    return found
+    result: Tensor = dot / (first_norm * _norms(second)[NORM])
+    return result
 
 
 def window_dots(tensors: Iterable[Tensor], history: Sequence[Iterable[Tensor]]) -> Tensor:
     r"""Dot products of a list of tensors with each list of a history, :math:`\langle g, h_k\rangle`.
 
     Args:
-        tensors: the list g.
-        history: lists h_1, h_2, … of the same length and shapes.
+        tensors: g, dense float tensors on one device.
+        history: lists h_1, h_2, … of as many tensors of the same shapes on that device; dtypes may differ.
 
     Returns:
         (len(history),) float64 on the tensors' device.
@@ -100,27 +110,29 @@ def window_dots(tensors: Iterable[Tensor], history: Sequence[Iterable[Tensor]]) 
     >>> window_dots([torch.tensor([1.0, 2.0])], [[torch.tensor([3.0, 4.0])], [torch.tensor([-2.0, 1.0])]])
     tensor([11.,  0.], dtype=torch.float64)
     """
-    g = _as_list(tensors, "tensors")
-    rows = [_as_list(row, f"history[{k}]") for k, row in enumerate(history)]
+    g = checked_tensors(tensors, "tensors")
+    rows = [checked_tensors(row, f"history[{k}]") for k, row in enumerate(history)]
     for k, row in enumerate(rows):
-        _check_partner(g, row, f"history[{k}]")
+        check_pairs(g, row, f"history[{k}]")
     return _dots(g, rows)
 
 
 def count_sketch(tensors: Iterable[Tensor], size: int = 2**18, seed: int = 0) -> Tensor:
-    r"""A sketch of a list of tensors: ``size`` numbers whose dot products estimate those of the lists.
+    r"""Count sketch of a list of tensors: ``size`` numbers whose dot products estimate those of the lists.
 
     .. math:: s_k = \sum_{a \to k} \sigma_a x_a, \qquad
         \langle s(x), s(y)\rangle \approx \langle x, y\rangle \pm
         \sqrt{(\|x\|^2\|y\|^2 + \langle x, y\rangle^2) / \texttt{size}}
 
     Every element goes to one bucket k with one sign, both chosen by ``seed`` and the sizes of the tensors alone: the
-    map is linear, and unbiased over seeds. A list of no more elements than ``size`` is kept whole, and exact.
+    map is linear, and unbiased over seeds. The sketch of a list of no more elements than ``size`` is its elements, and
+    exact.
 
     Args:
         tensors: dense float tensors on one device; dtypes may differ. Each is read in its memory order.
-        size: number of buckets, a power of two from 128 on.
-        seed: sketches can be compared only where size, seed and the tensors' sizes are the same.
+        size: number of buckets, a power of two of at least 128.
+        seed: chooses buckets and signs, from 0 to 2^32 - 1. Sketches can be compared only where size, seed and the
+            tensors' sizes are the same.
 
     Returns:
         (size,) float32 on the tensors' device.
@@ -135,12 +147,11 @@ def count_sketch(tensors: Iterable[Tensor], size: int = 2**18, seed: int = 0) ->
     >>> torch.allclose(count_sketch([2 * x], size=256), 2 * count_sketch([x], size=256))
     True
     """
-    found = _as_list(tensors, "tensors")
-    if size < MIN_BUCKETS or size & (size - 1):
-        raise ValueError(f"size: expected a power of two of at least {MIN_BUCKETS}, got {size}")
-    if not found:
+    checked = checked_tensors(tensors, "tensors")
+    size, seed = checked_bucket_count(size, MIN_BUCKETS), checked_seed(seed)
+    if not checked:
         return torch.zeros(size)
-    sketch: Tensor = list_sketch(found, size, seed)
+    sketch: Tensor = list_sketch(checked, size, seed)
     return sketch
 
 
@@ -156,11 +167,11 @@ def clip_grad_norm_(
     .. math:: g \leftarrow g \cdot \min\bigl(1,\; \texttt{max\_norm} / (\|g\| + 10^{-6})\bigr)
 
     Args:
-        parameters: one tensor or an iterable; those without a gradient are left out.
-        max_norm: the largest norm to leave.
-        norm_type: 2 and inf are measured here, in one read; for any other, torch's own total norm is taken.
-        error_if_nonfinite: raise where the norm is NaN or inf. The one option here that reads a value back to the host.
-        foreach: accepted as torch's has it, and without effect: lists are always taken as one.
+        parameters: one tensor or an iterable; those without a gradient are skipped.
+        max_norm: largest norm after clipping.
+        norm_type: order of the norm; 2 and inf take one read here, any other is computed by torch.
+        error_if_nonfinite: raise where the norm is NaN or inf. The only option that reads a value back to the host.
+        foreach: accepted for compatibility, without effect.
 
     Returns:
         The norm before clipping: 0-d float64 (torch's has the gradients' dtype).
@@ -183,10 +194,10 @@ def clip_grad_norm_(
     gradients = [p.grad for p in owners if p.grad is not None]
     if not gradients:
         return torch.tensor(0.0, dtype=torch.float64)
-    if norm_type == 2.0:  # noqa: PLR2004
+    if norm_type == 2.0:
         total = norm(gradients)
     elif norm_type == math.inf:
-        norms = _norms(_as_list(gradients, "parameters"))
+        norms = _norms(checked_tensors(gradients, "parameters"))
         total = torch.where(norms[NORM].isnan(), torch.nan, norms[ABSMAX])  # inf is a norm, NaN is none
     else:
         total = torch.nn.utils.get_total_norm(gradients, norm_type).double()
@@ -197,44 +208,18 @@ def clip_grad_norm_(
 
 
 def clip_coefficient(total_norm: Tensor, max_norm: float) -> Tensor:
-    """min(1, max_norm / (norm + 1e-6)), as torch defines it; stays on the device."""
+    """``min(1, max_norm / (norm + 1e-6))``, as torch defines it; stays on the device."""
     return torch.clamp(max_norm / (total_norm + 1e-6), max=1.0)
 
 
 def scale_(tensors: Sequence[Tensor], factor: Tensor) -> None:
-    """Multiply tensors in place by a 0-d tensor; autograd does not see it."""
+    """Multiply tensors in place by a 0-d tensor, outside of autograd."""
     if tensors:
         list_scale_([t.detach() for t in tensors], factor)
 
 
-def _as_list(tensors: Iterable[Tensor], what: str) -> list[Tensor]:
-    if isinstance(tensors, Tensor):
-        raise TypeError(f"{what}: expected a list of tensors, got one tensor; write [tensor]")
-    found = list(tensors)
-    for place, tensor in enumerate(found):
-        if not is_plain(tensor):
-            check_measurable(tensor, f"{what}[{place}]")
-        if tensor.device != found[0].device:
-            raise ValueError(f"{what}: expected all on one device, got {found[0].device} and {tensor.device}")
-        if tensor.requires_grad:
-            found[place] = tensor.detach()
-    if found:
-        check_device(what, found[0].device)
-    return found
-
-
-def _check_partner(a: Sequence[Tensor], b: Sequence[Tensor], what: str) -> None:
-    if len(a) != len(b):
-        raise ValueError(f"{what}: expected {len(a)} tensors to pair with, got {len(b)}")
-    for place, (x, y) in enumerate(zip(a, b, strict=True)):
-        if x.shape != y.shape:
-            raise ValueError(f"{what}[{place}]: expected shape {tuple(x.shape)}, got {tuple(y.shape)}")
-        if x.device != y.device:
-            raise ValueError(f"{what}[{place}]: expected it on {x.device}, got {y.device}")
-
-
 def _dots(g: Sequence[Tensor], rows: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Dots of lists that fit each other."""
+    """(row,) dots of a list with lists that pair with it."""
     if not g or not rows:
         return torch.zeros(len(rows), dtype=torch.float64, device=g[0].device if g else None)
     dots: Tensor = list_dots(g, [t for row in rows for t in row])[:-1]

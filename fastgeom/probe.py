@@ -1,4 +1,4 @@
-"""`Probe`: one call a step that measures the gradients, remembers them, and sends a row to the trace."""
+"""`Probe`: measure the gradients of a training step, keep them for later lags, and record a row of the trace."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from fastgeom.history.sketch import Sketch
 from fastgeom.layout.layout import LayerChoice, Layout
 from fastgeom.layout.reader import TensorReader
 from fastgeom.recording.device_copy import wait_for
-from fastgeom.recording.recorder import LAGS, UPDATE, Recorder, TraceShape
+from fastgeom.recording.recorder import LATE_LAGS, LATE_UPDATE, Recorder, TraceShape
 from fastgeom.run_attributes import run_attributes
 from fastgeom.schedules import Schedule, every
 from fastgeom.step_statistics import StepStatistics, drop_none, late_lags, late_update, recorded_values, step_statistics
 from fastgeom.validation import (
+    check_any_gradient,
+    check_no_closure,
     checked_callable,
-    checked_lags,
+    checked_layer_lags,
     checked_max_norm,
     checked_path,
     checked_scalars,
@@ -40,10 +42,12 @@ __all__ = ["Probe", "StepStatistics"]
 
 
 class Probe:
-    r"""Measures how each gradient relates to those of the ``window`` steps before it, overall and per layer.
+    r"""Measure how each gradient relates to those of the ``window`` steps before it, overall and per layer.
 
-    At every scheduled step it takes, in one read of the gradient and of the remembered ones, ‖g‖², max|g|, the count of
-    inf and NaN, :math:`\langle g_t, g_{t-k}\rangle` for k = 1…window, and ‖g_t ∓ g_{t-1}‖²; see ``fastgeom.schema``.
+    At every scheduled step one read of the gradient and of the past ones gives :math:`\|g_t\|^2`, :math:`\max|g_t|`,
+    the count of inf and NaN, :math:`\langle g_t, g_{t-k}\rangle` for k = 1…window, and
+    :math:`\|g_t \mp g_{t-1}\|^2`; cosines and norms follow from them. With ``track_updates`` the parameters' movement
+    :math:`u_t = x_{t+1} - x_t` is measured too. ``fastgeom.schema`` lists every quantity with its formula and unit.
 
     >>> model = torch.nn.Linear(2, 1)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -59,37 +63,37 @@ class Probe:
 
     Args:
         target: a module (its trainable parameters; tied ones count once), or an iterable of ``(name, parameter)``.
-        window: how many past gradients to remember, at least 1.
-        history: how: `Exact`, or `Sketch` where they do not fit in memory. ``None`` takes Exact where it fits a tenth
-            of the device's memory, else Sketch; the choice is logged, and stands in the trace.
+        window: number of past gradients, at least 1.
+        history: what to keep of past gradients: `Exact`, or `Sketch` where they do not fit in memory. ``None`` chooses
+            Exact where it fits a tenth of the device's total memory, else Sketch; the choice is logged and recorded in
+            the trace.
         trace: path of the file to record to; ``None`` records nothing.
         trace_mode: ``"x"`` refuses an existing file, ``"w"`` replaces it.
-        layers: what a layer is: ``"module"`` (the module that owns the parameter), ``"parameter"``, ``"all"`` (one
-            layer in all), or a callable from parameter name to group name.
-        track_updates: also measure the parameters' own movement u_t = x_{t+1} - x_t, whatever the optimiser. Costs the
-            memory of the parameters.
-        layer_lags: the lags kept per layer in the trace; all by default. Overall, every lag is kept.
-        schedule: which steps to measure, ``step -> bool``; see `every` and `bursts`.
-        gradient: from a parameter to its gradient, where that does not lie in ``.grad``.
-        backend: ``None`` takes Triton for tensors on a GPU and the CPU engine for those on the CPU; ``"cpu"`` and
+        layers: what a layer is: ``"module"`` (the module that owns the parameter), ``"parameter"``, ``"all"`` (a single
+            layer), or a callable from parameter name to layer name.
+        track_updates: also measure the update :math:`u_t`, whatever the optimiser.
+        layer_lags: the lags recorded per layer; all by default. Overall, every lag is recorded.
+        schedule: which steps to measure, ``step -> bool``; see `every` and `bursts`. ``None`` measures every step.
+        gradient: callable from a parameter to its gradient, where that is not in ``.grad``.
+        backend: ``None`` selects Triton for tensors on a GPU and the CPU engine for tensors on the CPU; ``"cpu"`` and
             ``"triton"`` name one. Triton runs on CPU tensors with ``TRITON_INTERPRET=1``, slowly.
 
     Raises:
-        ValueError, TypeError: an argument that cannot be; the message names it, what was expected and what came.
-        OSError: the trace cannot be written there: it exists, another process writes it, or its folder is not writable.
+        ValueError, TypeError: an invalid argument; the message names it, what was expected and what was given.
+        OSError: the trace cannot be written: it exists, another process writes it, or its folder is not writable.
 
-    Memory: window × gradients, in their own dtype (see `Exact`), and the parameters once with ``track_updates``. It is
-    known by address: a probe can be neither copied nor pickled.
+    Memory: window × gradient bytes (see `Exact` and `Sketch`), and the parameters once with ``track_updates``. A probe
+    refers to its memory by address and can be neither copied nor pickled.
 
-    Cost of a measured step: g + (window + 1) h bytes moved, g and h the bytes of the gradient and of a row of history;
-    with ``track_updates`` g + h + 3 x more, x the bytes of the parameters. The first step of the first run compiles the
-    loops for the dtypes in use, some seconds; they are cached for later runs.
+    Cost: g + (window + 1) h bytes moved at a measured step, where g and h are the bytes of the gradient and of one past
+    gradient as stored; with ``track_updates`` g + h + 3 x more, where x is the bytes of the parameters. The first step
+    of the first run compiles the loops for the dtypes in use, which takes some seconds; they are cached for later runs.
 
-    On a GPU nothing waits for the device, and a step can be captured in a CUDA graph: measure one step by hand, capture
-    (the trainer's scalars as tensors on the device), replay, and call `drain` now and then.
+    On a GPU no call waits for the device, and a step can be captured in a CUDA graph: measure one step eagerly, capture
+    a step (with the scalars as tensors on the device), replay it, and call `drain` from time to time.
 
-    Source: the lag cosines are those of Morchdi, Zhou, Ding, Wang: On the Mysterious Optimization Geometry of Deep
-    Neural Networks; every definition stands in ``fastgeom.schema`` and, in float64, in ``fastgeom.reference``.
+    Source: lag cosines are those of Morchdi, Zhou, Ding, Wang: On the Mysterious Optimization Geometry of Deep Neural
+    Networks; ``fastgeom.reference`` has the float64 definition of every statistic.
     """
 
     def __init__(
@@ -110,11 +114,13 @@ class Probe:
         self.window = checked_window(window)
         if history is not None and not isinstance(history, Exact | Sketch):
             raise ValueError(f"history: expected None, fastgeom.Exact(...) or fastgeom.Sketch(...), got {history!r}")
-        layer_lags = checked_lags(layer_lags, self.window)
+        layer_lags = checked_layer_lags(layer_lags, self.window)
         self._layout = Layout(target, layers)
         self._history = history or choose_history(self._layout, self.window)
         self._engine = select_engine(backend, self._layout.device)
-        self._past = make_window(self._history, self._layout, self._engine, self.window, track_updates=track_updates)
+        self._history_window = make_window(
+            self._history, self._layout, self._engine, self.window, track_updates=track_updates
+        )
         self._track_updates = track_updates
         self._gradients = TensorReader(self._layout, "gradient")
         self._parameters = TensorReader(self._layout, "parameter")
@@ -126,10 +132,15 @@ class Probe:
         self._recorder: Recorder | None = None
         if (path := checked_path(trace)) is not None:
             attributes = run_attributes(
-                self._layout, window=self.window, history=self._history, chosen=history is None, layers=layers,
+                self._layout,
+                window=self.window,
+                history=self._history,
+                chosen=history is None,
+                layers=layers,
                 schedule=self._schedule,
-                track_updates=track_updates, backend=self._engine.name,
-            )  # fmt: skip
+                track_updates=track_updates,
+                backend=self._engine.name,
+            )
             sketched = isinstance(self._history, Sketch)
             buckets = (self._history.stored_size or 0) if isinstance(self._history, Sketch) else 0
             shape = TraceShape(self._layout.layers, self.window, layer_lags, track_updates, sketched, buckets)
@@ -141,41 +152,52 @@ class Probe:
         return self._layout.layers
 
     def step(
-        self, loss: Tensor | float | None = None, *, step: int | None = None, max_norm: float | None = None,
+        self,
+        loss: Tensor | float | None = None,
+        *,
+        step: int | None = None,
+        max_norm: float | None = None,
         **scalars: Tensor | float,
-    ) -> StepStatistics | None:  # fmt: skip
+    ) -> StepStatistics | None:
         """Measure this step: after the last backward and unscaling, before clipping and ``optimizer.step()``.
 
         Args:
-            loss: recorded beside the measurement.
-            step: the trainer's own count, larger than at any call before; by default one more than at the last.
-            max_norm: clip the gradients in place to this norm, after measuring them and by the norm just measured.
-            scalars: more to record, such as the learning rate. The first measured step fixes their names.
+            loss: recorded with the measurement.
+            step: the trainer's step number, larger than at any call before; by default one more than at the last.
+            max_norm: clip the gradients in place to this norm, after they are measured and by the norm just measured.
+            **scalars: more numbers to record, such as the learning rate. The first measured step fixes their names.
 
         Returns:
             The statistics, on the device and without synchronising; ``None`` on a step that is not scheduled.
 
-        A step that a gradient scaler is about to skip is measured like any other when this is called by hand: leave it
-        out, or let `attach` mark it.
-
         Raises:
             RuntimeError: the probe is closed.
-            ValueError, TypeError: gradients that cannot be measured, all of them ``None``, a step number that does not
-                grow, a new scalar after the first measured step.
+            ValueError, TypeError: gradients that cannot be measured, or are all ``None``; a step number that does not
+                increase; a ``max_norm`` below 0; a scalar that is not one number, or is new after the first measured
+                step.
+
+        A step that a gradient scaler is about to skip is measured like any other: do not call this at such a step, or
+        use `attach`, which marks it.
         """
         return self._step(loss, step, max_norm, scalars)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Self:
-        """Measure by itself before every ``optimizer.step()``, until `detach`; one optimizer at a time.
+        """Measure automatically before every ``optimizer.step()``, until `detach`.
 
         With a fused optimizer under a gradient scaler, gradients reach the optimizer scaled: they are divided by its
         ``grad_scale``, and a step that it will skip (``found_inf``) is recorded as skipped and does not enter the
         window.
 
+        Args:
+            optimizer: the one to measure before; one at a time.
+
+        Returns:
+            The probe itself.
+
         Raises:
-            RuntimeError: attached already.
-            RuntimeError: from ``optimizer.step(closure)``: there the gradients come after this hook.
-            ValueError: from ``optimizer.step()`` where no parameter has a gradient.
+            RuntimeError: the probe is attached already. From ``optimizer.step(closure)``, which computes the gradients
+                after this hook.
+            ValueError: from ``optimizer.step()``, where no parameter has a gradient.
         """
         if self._hook is not None:
             raise RuntimeError("Probe.attach: expected a probe that is not attached, call detach() first")
@@ -183,31 +205,31 @@ class Probe:
         return self
 
     def detach(self) -> None:
-        """Undo `attach`; without it, does nothing."""
+        """Undo `attach`; does nothing where the probe is not attached."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
 
     def drain(self) -> None:
-        """Wait until all rows that are whole have reached the writer, and full chunks the disk.
+        """Wait until all complete rows have reached the writer, and full chunks of the file the disk.
 
-        Steps that a CUDA graph replays are counted and measured on the device, which holds some hundred rows: call this
-        now and then, and before the next step by hand. A row that finds no room is dropped and counted.
+        Steps that a CUDA graph replays are counted and measured on the device, which stores some hundred rows: call
+        this from time to time, and before the next eager step. Rows beyond that are dropped and counted.
         """
         if self._recorder is not None:
             self._recorder.drain()
-        if self._captured and (step := self._past.step_on_device()) is not None:
+        if self._captured and (step := self._history_window.step_on_device()) is not None:
             self._last_step = wait_for(step)
-            self._past.resume(self._last_step)
+            self._history_window.resume(self._last_step)
 
     def close(self) -> None:
-        """Detach, let the last row go without what would have come a step later, and finish the trace."""
+        """Detach, write the last row, whose late fields stay NaN, and finish the trace; a second call does nothing."""
         self.detach()
         first, self._closed = not self._closed, True
         if self._recorder is not None:
             try:
                 if first and self._last_step is not None:
-                    self._complete_lags(self._past.finish())
+                    self._complete_lags(self._history_window.finish())
             finally:
                 self._recorder.close()
 
@@ -223,20 +245,20 @@ class Probe:
         self.close()
 
     def _before_optimizer_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if any(callable(a) for a in (*args, *kwargs.values())):
-            raise RuntimeError(
-                "Probe.attach: expected optimizer.step() without a closure; a closure computes the gradients after the "
-                "probe has looked. Call probe.step() yourself, at the end of the closure"
-            )
-        self._step(
-            None, None, None, {},
-            grad_scale=getattr(optimizer, "grad_scale", None), found_inf=getattr(optimizer, "found_inf", None),
-        )  # fmt: skip
+        check_no_closure((*args, *kwargs.values()))
+        grad_scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
+        self._step(None, None, None, {}, grad_scale=grad_scale, found_inf=found_inf)
 
     def _step(
-        self, loss: Tensor | float | None, step: int | None, max_norm: float | None,
-        scalars: dict[str, Tensor | float], *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None,
-    ) -> StepStatistics | None:  # fmt: skip
+        self,
+        loss: Tensor | float | None,
+        step: int | None,
+        max_norm: float | None,
+        scalars: dict[str, Tensor | float],
+        *,
+        grad_scale: Tensor | None = None,
+        found_inf: Tensor | None = None,
+    ) -> StepStatistics | None:
         started = time.perf_counter()
         if self._closed:
             raise RuntimeError("Probe.step: expected an open probe, this one is closed")
@@ -247,21 +269,20 @@ class Probe:
                 self._clip(max_norm)
             self._last_step = number
             return None
-        scalars = checked_scalars(scalars if loss is None else {"loss": loss, **scalars})
-        if self._recorder is not None:
-            self._recorder.check_scalars(scalars)
+        check = checked_scalars if self._recorder is None else self._recorder.checked_scalars
+        scalars = check(scalars if loss is None else {"loss": loss, **scalars})
         gradients = self._collect()
         located = self._gradients.locate(gradients)
         parameters = self._parameters.locate(self._layout.parameters) if self._track_updates else None
-        self._past.prepare(located, parameters)
+        self._history_window.prepare(located, parameters)
         self._captured = self._captured or capturing(self._layout.device)
         self._last_step = number  # nothing was written before this line, and nothing is refused after it
         update = None
         if parameters is not None:
-            update = self._past.measure_update(parameters, located, number, grad_scale=grad_scale)
+            update = self._history_window.measure_update(parameters, located, number, grad_scale=grad_scale)
             if self._recorder is not None:
-                self._recorder.complete(UPDATE, late_update(update))
-        window = self._past.measure(located, number, found_inf=found_inf, grad_scale=grad_scale)
+                self._recorder.complete(LATE_UPDATE, late_update(update))
+        window = self._history_window.measure(located, number, found_inf=found_inf, grad_scale=grad_scale)
         coefficient = None
         if max_norm is not None:
             coefficient = ops.clip_coefficient(window.grad_norm[-1], max_norm)
@@ -273,34 +294,30 @@ class Probe:
             skipped = 0 if found_inf is None else (found_inf != 0).reshape(())
             values = {**recorded_values(statistics), "skipped": skipped}
             if self._captured and capturing(self._layout.device):
-                values |= drop_none({"step": self._past.step_on_device()})
-            late = [UPDATE] * self._track_updates + [LAGS] * (window.lag_dot is None)
+                values |= drop_none({"step": self._history_window.step_on_device()})
+            late = [LATE_UPDATE] * self._track_updates + [LATE_LAGS] * (window.lag_dot is None)
             self._recorder.submit(values, scalars, started=started, late=late)
             self._complete_lags(window.late)
         return statistics
 
     def _complete_lags(self, late: Iterable[LateLags]) -> None:
-        """Give rows that wait what a deferred window has found of their steps."""
+        """Add the lags that a deferred window has computed to their pending rows."""
         if self._recorder is not None:
             for lags in late:
-                self._recorder.complete(LAGS, late_lags(lags), lags.step)
+                self._recorder.complete(LATE_LAGS, late_lags(lags), lags.step)
             self._recorder.release()
 
     def _clip(self, max_norm: float) -> None:
         """Clip without measuring."""
         gradients = self._collect()
-        self._gradients.locate(gradients)  # refuses by name what cannot be read
-        present = [g for g in gradients if g is not None]
-        ops.scale_(present, ops.clip_coefficient(ops.norm(present), max_norm))
+        self._gradients.locate(gradients)  # raises for a gradient that cannot be read, by name
+        given = [g for g in gradients if g is not None]
+        ops.scale_(given, ops.clip_coefficient(ops.norm(given), max_norm))
 
     def _collect(self) -> list[Tensor | None]:
         """The gradient of every measured parameter."""
         self._layout.check_current()
         get = self._gradient_of
         gradients = [p.grad if get is None else get(p) for p in self._layout.parameters]
-        if all(g is None for g in gradients):
-            raise ValueError(
-                f"gradient: expected at least one of {len(gradients)} parameters to have one, got None for all; "
-                "measure after backward() and before zero_grad()"
-            )
+        check_any_gradient(gradients)
         return gradients

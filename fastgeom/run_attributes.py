@@ -1,4 +1,4 @@
-"""What the trace of a run says of how it was measured."""
+"""Root attributes of a trace: how a run was measured."""
 
 from __future__ import annotations
 
@@ -26,7 +26,15 @@ def run_attributes(
 ) -> dict[str, str | int | float]:
     """Root attributes of a trace: the probe's configuration as JSON, the device, versions, threads.
 
-    ``chosen`` says that the probe chose the history, not the user.
+    Args:
+        layout: the measured tensors.
+        window: number of past gradients.
+        history: what is kept of them.
+        chosen: whether the probe chose the history, not the user.
+        layers: what a layer is; a callable is recorded by its name.
+        schedule: which steps are measured.
+        track_updates: whether updates of the parameters are measured.
+        backend: name of the engine.
     """
     configuration = {
         "window": window,

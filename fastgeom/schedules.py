@@ -1,20 +1,26 @@
-"""When to measure: functions from the step's number to yes or no."""
+"""Schedules: functions from a step's number to whether it is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fastgeom.validation import integer
+from fastgeom.validation import checked_burst, checked_integer
 
 Schedule = Callable[[int], bool]
 
 
 def every(n: int) -> Schedule:
-    """Every n-th step: 0, n, 2n and so on.
+    """Measure every n-th step: 0, n, 2n and so on.
 
-    With n > 1 no two measured steps are adjacent, so every lag that is no multiple of n stays NaN. Use `bursts` to see
-    adjacent correlations at a part of the cost.
+    With n > 1 no two measured steps are adjacent, and every lag that is no multiple of n stays NaN. Use `bursts` to
+    measure adjacent steps at a fraction of the cost.
+
+    Args:
+        n: the period, at least 1.
+
+    Returns:
+        A function from the step's number to whether it is measured.
 
     Raises:
         ValueError: n is no integer of at least 1.
@@ -22,12 +28,19 @@ def every(n: int) -> Schedule:
     >>> [step for step in range(7) if every(3)(step)]
     [0, 3, 6]
     """
-    n = integer("n", n, 1)
+    n = checked_integer("n", n, 1)
     return _Bursts(n, 1, f"every({n})")
 
 
 def bursts(every: int, length: int) -> Schedule:
-    """``length`` adjacent steps at the start of each ``every`` steps.
+    """Measure ``length`` adjacent steps at the start of each ``every`` steps.
+
+    Args:
+        every: the period, at least 1.
+        length: how many steps of each period to measure, from 1 to ``every``.
+
+    Returns:
+        A function from the step's number to whether it is measured.
 
     Raises:
         ValueError: ``every`` or ``length`` is no integer of at least 1, or ``length`` exceeds ``every``.
@@ -35,9 +48,7 @@ def bursts(every: int, length: int) -> Schedule:
     >>> [step for step in range(12) if bursts(every=5, length=2)(step)]
     [0, 1, 5, 6, 10, 11]
     """
-    every, length = integer("every", every, 1), integer("length", length, 1)
-    if length > every:
-        raise ValueError(f"length: expected at most every = {every}, got {length}")
+    every, length = checked_burst(every, length)
     return _Bursts(every, length, f"bursts(every={every}, length={length})")
 
 

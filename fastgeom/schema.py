@@ -174,9 +174,13 @@ UPDATE_ERROR_FIELDS = (
 )
 
 SKETCH_FIELD = Field(
-    "sketch", "$S(g_t)$", "1", (STEP, BUCKET), "float32",
+    "sketch",
+    "$S(g_t)$",
+    "1",
+    (STEP, BUCKET),
+    "float32",
     "count sketch of g_t over all layers; dot products of two rows estimate those of the gradients",
-)  # fmt: skip
+)
 
 DERIVED_FIELDS = (
     Field("grad_norm", r"$\|g_t\|$", "1", (STEP,), "float64", "sqrt(grad_sq)", per_layer=True),

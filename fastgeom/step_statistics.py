@@ -14,12 +14,15 @@ from fastgeom.schema import ERROR_FIELDS, GRADIENT_FIELDS, LAYER_PREFIX, UPDATE_
 
 @dataclass(frozen=True)
 class StepStatistics:
-    """The statistics of one step, as tensors on the device, each step's its own; names and formulas are the schema's.
+    """Statistics of one step, as tensors on the device that no later step writes to.
 
-    Shapes: () overall and (layer,) with the prefix ``layer_``; the lags add an axis (window,), lag k at index k - 1.
-    float64, but ``nonfinite``, which is int64. NaN stands where a past step was not measured. ``None`` stands for what
-    is not measured at all, and for what completes later and only the trace will have: ``update_sq``,
-    ``grad_dot_update`` and ``next_grad_dot_update``, and with a deferred window all that takes past gradients.
+    Names, formulas and units are those of ``fastgeom.schema``. Shapes are () overall and (layer,) with the prefix
+    ``layer_``; lags add an axis (window,), with lag k at index k - 1. Tensors are float64, ``nonfinite`` is int64. NaN
+    stands where a past step was not measured, ``None`` for what this run does not measure.
+
+    What completes at a later step is in the trace alone: the update's ``update_sq``, ``grad_dot_update`` and
+    ``next_grad_dot_update`` have no field here, and with a deferred window (``Exact(defer=...)``) all fields that take
+    past gradients are ``None``.
     """
 
     step: int
@@ -49,12 +52,6 @@ class StepStatistics:
     param_sq: Tensor | None = None
     layer_param_sq: Tensor | None = None
     clip_coefficient: Tensor | None = None
-    update_sq: None = None
-    layer_update_sq: None = None
-    grad_dot_update: None = None
-    layer_grad_dot_update: None = None
-    next_grad_dot_update: None = None
-    layer_next_grad_dot_update: None = None
 
 
 _BY_LAYER = [f.name for f in (*GRADIENT_FIELDS, *ERROR_FIELDS)]
@@ -63,7 +60,14 @@ _BY_LAYER = [f.name for f in (*GRADIENT_FIELDS, *ERROR_FIELDS)]
 def step_statistics(
     step: int, window: WindowStatistics, *, param_sq: Tensor | None, clip_coefficient: Tensor | None
 ) -> StepStatistics:
-    """Split the statistics over (layer + 1) into overall and per layer."""
+    """Split statistics over (layer + 1,) into overall and per layer.
+
+    Args:
+        step: number of the step.
+        window: its statistics.
+        param_sq: (layer + 1,) squared norms of the parameters; ``None`` where updates are not measured.
+        clip_coefficient: 0-d; ``None`` where gradients are not clipped.
+    """
     names = (*_BY_LAYER, "grad_norm", "lag_cosine")
     measured = {name: getattr(window, name) for name in names} | {"param_sq": param_sq}
     split: dict[str, Any] = split_by_layer(measured)
@@ -71,30 +75,30 @@ def step_statistics(
 
 
 def recorded_values(statistics: StepStatistics) -> dict[str, Tensor | int]:
-    """What of these statistics goes to a trace at once, by field name."""
+    """Fields that a trace records at the step itself, by name."""
     names = [*_BY_LAYER, "param_sq"]
     names += [LAYER_PREFIX + name for name in names] + ["clip_coefficient", "sketch"]
     return {"step": statistics.step} | drop_none({name: getattr(statistics, name) for name in names})
 
 
 def late_lags(late: LateLags) -> dict[str, Tensor]:
-    """What a deferred window has found, by field name."""
+    """Fields of an earlier step that a deferred window has computed, by name."""
     names = ("lag_dot", "diff_sq", "sum_sq")
     return drop_none(split_by_layer({name: getattr(late, name) for name in names}))
 
 
 def late_update(update: UpdateMoments) -> dict[str, Tensor]:
-    """What is known of the last step's update, by field name."""
+    """Fields of the last step's update, by name."""
     names = [f.name for f in (*UPDATE_FIELDS, *UPDATE_ERROR_FIELDS) if f.late]
     return drop_none(split_by_layer({name: getattr(update, name) for name in names}))
 
 
 def split_by_layer(values: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
-    """Values over (layer + 1, ...) as one over all, and one by layer under the prefix."""
+    """Split values over (layer + 1, ...) into the overall one and, under the prefix ``layer_``, those of the layers."""
     overall = {name: None if value is None else value[-1] for name, value in values.items()}
     return overall | {LAYER_PREFIX + name: None if value is None else value[:-1] for name, value in values.items()}
 
 
 def drop_none(values: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    """Those that are there."""
+    """Entries whose value is not None."""
     return {name: value for name, value in values.items() if value is not None}

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from fastgeom import ops
 from fastgeom.engines.torch_ops import list_dots
-from fastgeom.validation import check_measurable, checked_parameters, checked_scales
+from fastgeom.validation import check_closure_loss, check_measurable, checked_parameters, checked_scales
 
 Closure = Callable[[], Tensor | float | None]
 
 
 @dataclass(frozen=True, eq=False)
 class ScaleSweep:
-    r"""What `scale_sweep` found: float64 tensors on the parameters' device, of shape (scale,) but for the last two.
+    r"""Results of `scale_sweep`: float64 tensors on the parameters' device, of shape (scale,) but for the last two.
 
     Attributes:
         scales: s, as given; a step is s g, so s has the units of a learning rate.
@@ -26,9 +26,9 @@ class ScaleSweep:
         grad_norm: ‖g(x - s g)‖.
         curvature: (⟨g, g⟩ - ⟨g(x - s g), g⟩) / (s ‖g‖²), in units of the loss over those of a parameter squared;
             positive where the loss curves upward. NaN where g is 0.
-        displacement: ‖x' - x‖ of the point x' that the gradient was really taken at, which is x - s g rounded to the
-            parameters' dtypes. It is s ‖g‖ where the dtypes resolve such a step; where it is not, the other numbers are
-            those of another point, and the curvature, which divides by s, is none.
+        displacement: ‖x' - x‖, x' being x - s g rounded to the parameters' dtypes, where the gradient was taken. It is
+            s ‖g‖ where the dtypes resolve such a step; where they do not, the other numbers belong to another point,
+            and the curvature, which divides by s, is meaningless.
         loss: f(x - s g); ``None`` where the closure returns no loss.
         start_grad_norm: ‖g(x)‖, shape ().
         start_loss: f(x), shape (), or ``None``.
@@ -53,7 +53,7 @@ def scale_sweep(closure: Closure, parameters: Iterable[Tensor], scales: Iterable
 
     K is the curvature along the gradient, averaged over the step: the Rayleigh quotient of the Hessian as s goes to 0,
     without a Hessian-vector product. The cosine changes sign where s K(s) = 1: below, a step of gradient descent at the
-    rate s would be followed by one that goes on, above by one that goes back.
+    rate s would be followed by one in the same direction, above by one back.
 
     Args:
         closure: as for ``torch.optim.LBFGS``: clears the gradients, computes the loss, calls ``backward()`` and returns
@@ -70,15 +70,15 @@ def scale_sweep(closure: Closure, parameters: Iterable[Tensor], scales: Iterable
             sharded), no leaf, expanded, two devices; no scales, or one that is no finite number above 0; a loss that is
             not one number.
 
-    However the call ends, by an exception of the closure too, the parameters have their bits back, kept and not
-    computed, and every ``.grad`` is the tensor that it was, with its values, or ``None``; the closure finds ``None`` at
-    each call. Whatever else it changes stays changed: the gradients of parameters that are not given, and the running
-    statistics of batch norm, which see every point (take them from ``eval()``, or a copy). A graph made before the call
-    cannot be run backward after it: autograd sees parameters that were written to.
+    The call restores the parameters bit for bit from a copy, and every ``.grad`` to the tensor that it was, with its
+    values, or ``None``, also where the closure raises. At each call of the closure every ``.grad`` is ``None``.
+    Whatever else the closure changes stays changed: gradients of parameters that are not given, and the running
+    statistics of batch norm, which include every point (use ``eval()``, or a copy of the model). A graph made before
+    the call cannot be run backward after it, as autograd counts the writes to the parameters.
 
     Nothing waits for the device. Memory: two copies, of the parameters and of g, beside the gradient that ``backward``
-    makes and those set aside. Cost: 1 + len(scales) calls of the closure, and for each scale 9 × n_elements × itemsize
-    bytes moved beside it. Source: ours; ``fastgeom.reference.cosine`` and
+    makes and the gradients set aside. Cost: 1 + len(scales) calls of the closure, and for each scale
+    9 × n_elements × itemsize bytes moved beside it. Source: fastgeom; ``fastgeom.reference.cosine`` and
     ``fastgeom.reference.directional_curvature`` of the update -s g.
 
     Example:
@@ -99,14 +99,14 @@ def scale_sweep(closure: Closure, parameters: Iterable[Tensor], scales: Iterable
         tensor([1.0625, 0.2500, 2.0000], dtype=torch.float64)
     """
     owners, steps = checked_parameters(parameters), checked_scales(scales)
-    with _put_back(owners) as kept:
-        start_loss, found = _gradient(closure, owners)
-        gradient = [g.clone() for g in found]  # backward may write into the same memory next time
-        del found
+    with _restored(owners) as start:
+        start_loss, computed = _gradient(closure, owners)
+        gradient = [g.clone() for g in computed]  # backward may write into the same memory next time
+        del computed
         square, start_norm = list_dots(gradient, gradient)
         dots, norms, losses, lengths = [], [], [], []
         for scale in steps:
-            lengths.append(_move(owners, kept, gradient, scale))
+            lengths.append(_move(owners, start, gradient, scale))
             loss, here = _gradient(closure, owners)
             dot, norm = list_dots(here, gradient)
             del here  # before the next one is made
@@ -115,35 +115,35 @@ def scale_sweep(closure: Closure, parameters: Iterable[Tensor], scales: Iterable
             losses.append(loss)
         s = torch.tensor(steps, dtype=torch.float64, device=square.device)
         dot, norm = torch.stack(dots), torch.stack(norms)
-        known = [loss for loss in losses if loss is not None]
+        given = [loss for loss in losses if loss is not None]
         return ScaleSweep(
             scales=s,
             cosine=dot / (start_norm * norm),
             grad_norm=norm,
             curvature=(square - dot) / (s * square),
             displacement=torch.stack(lengths),
-            loss=torch.stack(known) if len(known) == len(steps) else None,
+            loss=torch.stack(given) if len(given) == len(steps) else None,
             start_grad_norm=start_norm,
             start_loss=start_loss,
         )
 
 
 @contextmanager
-def _put_back(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Copies of the parameters; in the end they have their bits and their own ``.grad`` again."""
-    kept = [p.detach().clone() for p in parameters]
+def _restored(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Copies of the parameters; at the end parameters and their ``.grad`` are restored."""
+    copies = [p.detach().clone() for p in parameters]
     gradients = [p.grad for p in parameters]
     try:
-        yield kept
+        yield copies
     finally:
-        for parameter, gradient, x in zip(parameters, gradients, kept, strict=True):
+        for parameter, gradient, x in zip(parameters, gradients, copies, strict=True):
             parameter.grad = gradient
             with torch.no_grad():
                 parameter.copy_(x)
 
 
 def _move(parameters: Sequence[Tensor], start: Sequence[Tensor], gradient: Sequence[Tensor], scale: float) -> Tensor:
-    """Set the parameters to start - scale × gradient; how far that is."""
+    """Set the parameters to start - scale × gradient, and return the distance."""
     for parameter in parameters:
         parameter.grad = None  # its memory is free for the differences
     with torch.no_grad():
@@ -158,10 +158,10 @@ def _gradient(closure: Closure, parameters: Sequence[Tensor]) -> tuple[Tensor | 
         parameter.grad = None
     with torch.enable_grad():
         loss = closure()
-    found = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in parameters]
-    for place, gradient in enumerate(found):
-        check_measurable(gradient, f"gradient of parameters[{place}]")
-    return _as_number(loss, found[0].device), found
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in parameters]
+    for index, gradient in enumerate(gradients):
+        check_measurable(gradient, f"gradient of parameters[{index}]")
+    return _as_number(loss, gradients[0].device), gradients
 
 
 def _as_number(loss: Tensor | float | None, device: torch.device) -> Tensor | None:
@@ -170,6 +170,5 @@ def _as_number(loss: Tensor | float | None, device: torch.device) -> Tensor | No
     number = torch.empty((), dtype=torch.float64, device=device)
     if not isinstance(loss, Tensor):
         return number.fill_(loss)
-    if loss.numel() != 1 or loss.is_complex():
-        raise ValueError(f"closure: expected it to return one number, got a tensor of shape {tuple(loss.shape)}")
+    check_closure_loss(loss)
     return number.copy_(loss.detach().reshape(()))

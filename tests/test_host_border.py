@@ -16,15 +16,33 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastgeom
 
 READS_A_VALUE = {
-    "aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal", "aten::nonzero", "aten::masked_select",
-    "aten::unique_consecutive", "aten::_unique2", "aten::repeat_interleave.Tensor", "aten::bincount",
-}  # fmt: skip
+    "aten::_local_scalar_dense",
+    "aten::is_nonzero",
+    "aten::equal",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::unique_consecutive",
+    "aten::_unique2",
+    "aten::repeat_interleave.Tensor",
+    "aten::bincount",
+}
 """Operations whose result, or its shape, must be known on the host before the program can go on."""
 
 COPIES_TO_HOST = {
-    "item", "cpu", "numpy", "tolist", "nonzero", "__array__", "__bool__", "__float__", "__int__", "__index__",
-    "__complex__", "__contains__", "__dlpack__",
-}  # fmt: skip
+    "item",
+    "cpu",
+    "numpy",
+    "tolist",
+    "nonzero",
+    "__array__",
+    "__bool__",
+    "__float__",
+    "__int__",
+    "__index__",
+    "__complex__",
+    "__contains__",
+    "__dlpack__",
+}
 
 
 class ReadBackError(Exception):
@@ -70,12 +88,24 @@ def no_reading_back() -> Iterator[None]:
 @pytest.mark.parametrize(
     "read",
     [
-        Tensor.item, bool, float, int, Tensor.tolist, Tensor.numpy, Tensor.cpu, lambda t: t.to("cpu"),
-        lambda t: t.to(device=torch.device("cpu")), lambda t: t.reshape(1)[t.reshape(1) > 0], Tensor.nonzero,
-        lambda t: torch.equal(t, t), lambda t: torch.masked_select(t, t > 0), lambda t: range(8)[t.long()],
-        lambda t: 1.0 if t > 0 else 0.0, lambda t: max(t, t + 1),
+        Tensor.item,
+        bool,
+        float,
+        int,
+        Tensor.tolist,
+        Tensor.numpy,
+        Tensor.cpu,
+        lambda t: t.to("cpu"),
+        lambda t: t.to(device=torch.device("cpu")),
+        lambda t: t.reshape(1)[t.reshape(1) > 0],
+        Tensor.nonzero,
+        lambda t: torch.equal(t, t),
+        lambda t: torch.masked_select(t, t > 0),
+        lambda t: range(8)[t.long()],
+        lambda t: 1.0 if t > 0 else 0.0,
+        lambda t: max(t, t + 1),
     ],
-)  # fmt: skip
+)
 def test_the_modes_catch_every_way_of_reading_a_tensor_back(read: Callable[[Tensor], object]) -> None:
     value = torch.tensor(3.0)
     read(value)

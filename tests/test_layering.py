@@ -52,7 +52,7 @@ ROOMS = {
     "fastgeom.trace": Room(
         2, packages("h5py", "numpy"), rooms=rooms("schema", "_version"), optional=packages("xarray")
     ),
-    "fastgeom.ops": Room(3, packages("numpy", "torch"), range(1, 3)),
+    "fastgeom.ops": Room(3, packages("torch"), range(1, 3)),
     "fastgeom.history": Room(3, packages("numpy", "torch"), range(1, 3)),
     "fastgeom.recording": Room(3, packages("numpy", "torch"), range(1, 3)),
     "fastgeom.schedules": Room(4, packages(), range(1, 4)),
@@ -97,8 +97,8 @@ class Import:
     """Inside a function or under TYPE_CHECKING: not run when the module is loaded."""
 
 
-def imports(source: str, module: str, known: frozenset[str], *, is_package: bool = False) -> Iterator[Import]:
-    """Every import of a source, each target resolved to a module of ``known`` where there is one."""
+def imports(source: str, module: str, modules: frozenset[str], *, is_package: bool = False) -> Iterator[Import]:
+    """Every import of a source, each target resolved to one of ``modules`` where there is one."""
 
     def visit(node: ast.AST, guarded: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import):
@@ -110,7 +110,7 @@ def imports(source: str, module: str, known: frozenset[str], *, is_package: bool
                 base = ".".join([*parts[: len(parts) - node.level + is_package], *filter(None, [node.module])])
             for alias in node.names:
                 full = f"{base}.{alias.name}"
-                target, name = (full, None) if full in known else (base, alias.name)
+                target, name = (full, None) if full in modules else (base, alias.name)
                 yield Import(target, name, node.lineno, guarded)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in IMPORTERS:
             if node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
@@ -143,31 +143,32 @@ def check_package(room: Room, package: str, guarded: bool) -> str | None:
 
 def check_room(module: str, target: str) -> str | None:
     """What is wrong with importing one module of ours into another, or None."""
-    own_name, other_name = room_of(module), room_of(target)
+    name, other_name = room_of(module), room_of(target)
     if other_name is None:
-        return f"{target} has no place in the table"
-    if own_name in LEFT_OF_THE_FILE and other_name == "fastgeom.trace":
-        if not (own_name == "fastgeom.recording" and target in TRACE_WRITER):
+        return f"{target} is in no room of the table"
+    if name in LEFT_OF_THE_FILE and other_name == "fastgeom.trace":
+        if not (name == "fastgeom.recording" and target in TRACE_WRITER):
             return f"file border: only recording may use the trace, and only what writes it, not {target}"
-    own, other = ROOMS[own_name], ROOMS[other_name]
-    if other_name == own_name or other_name in own.rooms or other.layer in own.layers:
+    room, other = ROOMS[name], ROOMS[other_name]
+    if other_name == name or other_name in room.rooms or other.layer in room.layers:
         return None
-    direction = "up" if other.layer > own.layer else "sideways" if other.layer == own.layer else "not in its row"
-    return f"{direction}: {target} is of layer {other.layer}, {module} of layer {own.layer}"
+    direction = "up" if other.layer > room.layer else "sideways" if other.layer == room.layer else "not in its row"
+    return f"{direction}: {target} is of layer {other.layer}, {module} of layer {room.layer}"
 
 
-def check_import(module: str, found: Import, known: frozenset[str]) -> str | None:
+def check_import(module: str, statement: Import, modules: frozenset[str]) -> str | None:
     """What is wrong with one import, or None."""
-    package = found.target.partition(".")[0]
+    target = statement.target
+    package = target.partition(".")[0]
     if package != "fastgeom":
-        return check_package(ROOMS[room_of(module)], package, found.guarded)
-    if found.target == "fastgeom":
+        return check_package(ROOMS[room_of(module)], package, statement.guarded)
+    if target == "fastgeom":
         return "up: fastgeom/__init__ is the roof; import the module itself"
-    return check_room(module, found.target) if found.target in known else f"there is no module {found.target}"
+    return check_room(module, target) if target in modules else f"there is no module {target}"
 
 
 def circle_in(graph: dict[str, set[str]]) -> list[str]:
-    """One circle of a graph as the list of its nodes, first one repeated, or the empty list."""
+    """One circle of a graph as the list of its nodes, the first one repeated at the end, or the empty list."""
     done: set[str] = set()
 
     def follow(node: str, path: list[str]) -> list[str]:
@@ -175,28 +176,28 @@ def circle_in(graph: dict[str, set[str]]) -> list[str]:
             return [*path[path.index(node) :], node]
         if node in done:
             return []
-        found = next(filter(None, (follow(n, [*path, node]) for n in sorted(graph.get(node, ())))), [])
+        circle = next(filter(None, (follow(n, [*path, node]) for n in sorted(graph.get(node, ())))), [])
         done.add(node)
-        return found
+        return circle
 
     return next(filter(None, (follow(n, []) for n in sorted(graph))), [])
 
 
 def check_layers(sources: dict[str, str], packages: frozenset[str] = frozenset()) -> list[str]:
     """All that is wrong with the imports of a package, given as module name -> source."""
-    known, problems, graph = frozenset(sources), [], {}
+    modules, problems, graph = frozenset(sources), [], {}
     for module, source in sources.items():
-        found = list(imports(source, module, known, is_package=module in packages))
+        statements = list(imports(source, module, modules, is_package=module in packages))
         if module == "fastgeom":
             free = sys.stdlib_module_names | {"fastgeom._version"}
-            loaded = [i for i in found if not i.guarded and not {i.target, i.target.partition(".")[0]} & free]
+            loaded = [i for i in statements if not i.guarded and not {i.target, i.target.partition(".")[0]} & free]
             problems += [f"fastgeom:{i.line}: not lazy: loads {i.target}" for i in loaded]
         elif room_of(module) is None:
-            problems.append(f"{module}: has no place in the table")
+            problems.append(f"{module}: is in no room of the table")
         else:
-            wrong = ((i.line, check_import(module, i, known)) for i in found)
+            wrong = ((i.line, check_import(module, i, modules)) for i in statements)
             problems += [f"{module}:{line}: {message}" for line, message in wrong if message]
-            graph[module] = {i.target for i in found if i.target in known and i.target != "fastgeom"}
+            graph[module] = {i.target for i in statements if i.target in modules and i.target != "fastgeom"}
     circle = circle_in(graph)
     return problems + ([f"circle: {' -> '.join(circle)}"] if circle else [])
 
@@ -222,20 +223,22 @@ def check_host_border(module: str, source: str) -> list[str]:
     """The calls of a module that copy from device to host and may not."""
     if room_of(module) not in LEFT_OF_RECORDING - CPU_ENGINE:
         return []
-    found = ((f, name, line) for f, name, line in host_copies(source) if (module, f, name) not in ALLOWED_HOST_COPIES)
-    return [f"{module}:{line}: host border: {name}() in {f or 'the module'}" for f, name, line in found]
+    copies = ((f, name, line) for f, name, line in host_copies(source) if (module, f, name) not in ALLOWED_HOST_COPIES)
+    return [f"{module}:{line}: host border: {name}() in {f or 'the module'}" for f, name, line in copies]
 
 
 def check_reproduction(module: str, source: str) -> list[str]:
     """Where a reproduction reaches past the public API."""
     problems = []
-    for found in imports(source, module, REPRODUCTIONS_MAY):
-        if found.target.partition(".")[0] in {"bench", "kernels", "tests"}:
-            problems.append(f"{module}:{found.line}: not public: {found.target}")
-        if found.target.partition(".")[0] == "fastgeom":
-            private = found.target == "fastgeom" and found.name and found.name not in fastgeom.__all__
-            if private or found.target not in REPRODUCTIONS_MAY or (found.name or "").startswith("_"):
-                problems.append(f"{module}:{found.line}: not public: {found.target} {found.name or ''}".rstrip())
+    for statement in imports(source, module, REPRODUCTIONS_MAY):
+        if statement.target.partition(".")[0] in {"bench", "kernels", "tests"}:
+            problems.append(f"{module}:{statement.line}: not public: {statement.target}")
+        if statement.target.partition(".")[0] == "fastgeom":
+            private = statement.target == "fastgeom" and statement.name and statement.name not in fastgeom.__all__
+            if private or statement.target not in REPRODUCTIONS_MAY or (statement.name or "").startswith("_"):
+                problems.append(
+                    f"{module}:{statement.line}: not public: {statement.target} {statement.name or ''}".rstrip()
+                )
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "fastgeom":
             if node.attr not in fastgeom.__all__:
@@ -264,6 +267,10 @@ REPRODUCTIONS = sorted((ROOT / "reproductions").rglob("*.py"))
 def test_imports_run_down():
     assert {"fastgeom", "fastgeom.schema", "fastgeom.kernels.lists.norm"} <= set(SOURCES)
     assert check_layers(SOURCES, frozenset(n for n, p in MODULES.items() if p.name == "__init__.py")) == []
+
+
+def test_every_room_of_the_table_exists():
+    assert {room_of(module) for module in MODULES if module != "fastgeom"} == set(ROOMS)
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if room_of(m) in LEFT_OF_RECORDING])
@@ -355,8 +362,8 @@ def test_checker_accepts_a_clean_house():
         ("kernels.lists.dot", "import torch", "lists.dot:1: torch is no package of this room"),
         ("kernels.lists.dot", "from kernels import traffic", "lists.dot:1: kernels is no package of this room"),
         ("probe", "import fastgeom.sketch", "probe:1: there is no module fastgeom.sketch"),
-        ("utils", "", "fastgeom.utils: has no place in the table"),
-        ("schema_extra", "", "fastgeom.schema_extra: has no place in the table"),
+        ("utils", "", "fastgeom.utils: is in no room of the table"),
+        ("schema_extra", "", "fastgeom.schema_extra: is in no room of the table"),
     ],
 )
 def test_checker_reports_a_bad_import(module, source, expected):

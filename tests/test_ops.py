@@ -1,13 +1,15 @@
 """The calls on lists of tensors against `fastgeom.reference`, and clipping against torch's own."""
 
 import math
+import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from fastgeom import clip_grad_norm_, cosine, dot, norm, reference, window_dots
+from fastgeom import clip_grad_norm_, cosine, count_sketch, dot, norm, reference, window_dots
 from fastgeom.ops import clip_coefficient
 from tests.support import assert_accurate, assert_same_bits, random_tensor
 
@@ -197,6 +199,43 @@ def test_two_devices_are_refused() -> None:
         dot([here], [there])
     with pytest.raises(ValueError, match=r"^tensors: expected tensors on cpu, cuda or xpu, got meta$"):
         norm([there])
+
+
+# ---------------------------------------------------------------- count_sketch
+
+
+def test_size_and_seed_of_a_sketch_may_be_numpys_integers() -> None:
+    a = tensors(F32)
+    assert_same_bits(count_sketch(a, size=np.int64(256), seed=np.int64(3)), count_sketch(a, size=256, seed=3))
+    assert_same_bits(count_sketch([], size=np.int64(256)), torch.zeros(256))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of the compiler's own
+def test_a_sketch_is_one_operator_under_compile() -> None:
+    def sketches(a: list[Tensor], size: int, seed: int) -> tuple[Tensor, Tensor]:
+        return count_sketch(a, size, seed), count_sketch(a, size=256)
+
+    a = tensors(F32, BF16)
+    compiled = torch.compile(sketches, fullgraph=True, backend="aot_eager")
+    for size, seed in ((128, 0), (256, 1), (512, 2)):  # from the second call on, numbers are symbols
+        for ours, expected in zip(compiled(a, size, seed), sketches(a, size, seed), strict=True):
+            assert_same_bits(ours, expected)
+
+
+@pytest.mark.parametrize("size", [0, 64, 100, 384, -256, 256.0, "256", True, None, np.float64(256)])
+def test_a_size_that_is_no_power_of_two_of_at_least_128_is_refused(size) -> None:
+    message = re.escape(f"size: expected a power of two of at least 128, got {size!r}")
+    for list_of_tensors in ([torch.ones(3)], []):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            count_sketch(list_of_tensors, size=size)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.0, True, None])
+def test_a_seed_that_is_no_32_bit_number_is_refused(seed) -> None:
+    message = re.escape(f"seed: expected 0 <= seed < 2^32, got {seed!r}")
+    for list_of_tensors in ([torch.ones(3)], []):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            count_sketch(list_of_tensors, size=128, seed=seed)
 
 
 # ---------------------------------------------------------------- clip_grad_norm_

@@ -1,6 +1,7 @@
 """`Probe` in real training runs, against the definitions applied to gradients that the test keeps itself."""
 
 import copy
+import dataclasses
 import math
 import pickle
 from collections.abc import Callable
@@ -133,7 +134,6 @@ def test_step_returns_what_the_trace_records(tmp_path, on):
             for prefix in ("", "layer_"):
                 recorded, returned = trace[prefix + name][row], getattr(step, prefix + name)
                 np.testing.assert_allclose(recorded, returned.cpu().numpy(), rtol=1e-12, err_msg=name)
-        assert step.update_sq is step.grad_dot_update is step.next_grad_dot_update is None
         assert step.lag_cosine.shape == (3,)
         assert step.layer_lag_cosine.shape == (2, 3)
         assert step.grad_sq.dtype == torch.float64
@@ -487,12 +487,43 @@ def test_an_argument_of_another_type_is_named(arguments):
         fastgeom.Probe(small_model(), **arguments)
 
 
-def test_integers_may_be_numpys_own():
+@pytest.mark.parametrize(
+    "history",
+    [
+        fastgeom.Exact(defer=np.int64(2)),
+        fastgeom.Sketch(size=np.int64(512), seed=np.int32(1), stored_size=np.int64(128)),
+        fastgeom.Sketch(size=np.uint16(512), seed=np.uint8(1)),
+    ],
+    ids=["deferred", "stored sketch", "sketch"],
+)
+def test_integers_may_be_numpys_own(tmp_path, history):
+    run, path = recorder(), tmp_path / "run.h5"
+    numbers = iter(np.arange(3, 7))
+    options = {"window": np.int64(2), "layer_lags": list(np.arange(1, 2)), "schedule": fastgeom.every(np.int64(1))}
+    with fastgeom.Probe(run.model, history=history, trace=path, **options) as probe:
+        results = run.run(4, lambda _: probe.step(step=next(numbers), lr=np.float32(0.5), max_norm=np.float32(0.25)))
+    assert type(probe.window) is int
+    assert [(type(r.step), r.step) for r in results] == [(int, 3), (int, 4), (int, 5), (int, 6)]
+    trace = fastgeom.open_trace(path)
+    configuration = trace.attributes["configuration"]
+    assert "np." not in str(configuration) and configuration["history"] == repr(history)
+    assert configuration["window"] == 2 and configuration["schedule"] == "every(1)"
+    assert trace.step.tolist() == [3, 4, 5, 6] and trace.lr.tolist() == [0.5] * 4
+    assert np.isfinite(trace.lag_dot[3]).all() and np.isfinite(trace.layer_lag_dot[3, :, 0]).all()
+    assert np.isnan(trace.layer_lag_dot[3, :, 1]).all()
+    assert (trace.clip_coefficient < 1).all()
+
+
+def test_the_statistics_of_a_step_have_no_field_that_only_the_trace_has(tmp_path):
     run = recorder()
-    probe = fastgeom.Probe(
-        run.model, window=np.int64(2), layer_lags=list(np.arange(1, 3)), schedule=fastgeom.every(np.int32(1))
-    )
-    assert run.run(1, lambda _: probe.step(step=np.int64(3), lr=np.float32(0.1)))[0].step == 3
+    fields = {f.name for f in dataclasses.fields(fastgeom.StepStatistics)}
+    assert not [name for name in fields if "update" in name]
+    always_none = fields
+    for history in (fastgeom.Exact(), fastgeom.Sketch(size=1024, stored_size=128)):
+        probe = fastgeom.Probe(run.model, window=2, track_updates=True, history=history)
+        statistics = run.run(2, lambda _, probe=probe: probe.step(max_norm=1.0))[-1]
+        always_none = {name for name in always_none if getattr(statistics, name) is None}
+    assert always_none == set()
 
 
 @pytest.mark.parametrize("max_norm", [-1.0, math.nan, "a"])

@@ -1,5 +1,6 @@
 """Which steps the schedules choose."""
 
+import numpy as np
 import pytest
 
 from fastgeom import bursts, every
@@ -31,6 +32,14 @@ def test_a_period_that_is_no_integer_of_at_least_one_is_refused_by_name(n) -> No
         bursts(every=n, length=1)
     with pytest.raises(ValueError, match=r"^length: expected an integer of at least 1, got "):
         bursts(every=4, length=n)
+
+
+def test_periods_may_be_numpys_integers() -> None:
+    assert repr(every(np.int64(3))) == "every(3)"
+    schedule = bursts(every=np.int32(6), length=np.uint8(2))
+    assert repr(schedule) == "bursts(every=6, length=2)"
+    assert [step for step in range(12) if schedule(step)] == [0, 1, 6, 7]
+    assert type(schedule(0)) is bool
 
 
 def test_a_burst_longer_than_its_period_is_refused() -> None:

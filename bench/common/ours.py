@@ -164,7 +164,7 @@ def probe_step(problem: Problem) -> Work:
             truth.assert_near(
                 float(found.layer_lag_dot[-1, lag - 1]), layer, _rounding(problem), f"last layer, lag {lag}", scale
             )
-    _lend(problem, probe._past)
+    _lend(problem, probe._history_window)
 
     def close() -> None:
         probe.close()

@@ -118,7 +118,7 @@ def test_a_second_run_has_the_same_bits(card: Device, history: str, dtype: torch
         for seed in range(4):
             g.draw(seed)
             found.append(probe.step())
-        runs.append([vars(s) for s in found] + [vars(s) for s in probe._past.finish()])
+        runs.append([vars(s) for s in found] + [vars(s) for s in probe._history_window.finish()])
     for first, second in zip(*runs, strict=True):
         assert first.keys() == second.keys()
         for name, value in first.items():

@@ -1,1 +1,1 @@
-"""Engines: the same few calls over a layout, on the device where the tensors lie."""
+"""Engines: measure gradients on the device where they lie, behind one protocol."""

@@ -1,4 +1,4 @@
-"""In which dtypes a window keeps its gradients."""
+"""The dtypes in which a window stores its gradients."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ from collections.abc import Sequence
 
 import torch
 
+from fastgeom.validation import check_float16_gradients
 
-def kept_dtypes(names: Sequence[str], gradients: Sequence[torch.dtype], dtype: torch.dtype | None) -> list[torch.dtype]:
-    """In what each gradient is kept: in ``dtype`` where that has less precision than its own, else in its own.
+
+def ring_dtypes(names: Sequence[str], gradients: Sequence[torch.dtype], dtype: torch.dtype | None) -> list[torch.dtype]:
+    """The dtype to store each gradient in: ``dtype`` where that has less precision, else the gradient's own.
+
+    Args:
+        names: of the gradients.
+        gradients: the dtype of each.
+        dtype: asked for by the history; ``None`` for the gradients' own.
 
     Raises:
-        ValueError: float16 for gradients of another dtype, whose small values it has no exponents for.
+        ValueError: float16 for gradients of another dtype.
     """
-    for name, own in zip(names, gradients, strict=True):
-        if dtype is torch.float16 and own is not torch.float16:
-            raise ValueError(f"history dtype: expected float16 gradients for a float16 history, got {own} in {name!r}")
-    return [own if dtype is None or not loses(dtype, own) else dtype for own in gradients]
+    check_float16_gradients(names, gradients, dtype)
+    return [gradient if dtype is None or not _loses(dtype, gradient) else dtype for gradient in gradients]
 
 
-def loses(kept: torch.dtype, own: torch.dtype) -> bool:
-    """Whether a gradient of dtype ``own`` loses precision in ``kept``."""
-    return torch.finfo(kept).eps > torch.finfo(own).eps
+def _loses(stored: torch.dtype, gradient: torch.dtype) -> bool:
+    """Whether a gradient of dtype ``gradient`` loses precision when stored as ``stored``."""
+    return torch.finfo(stored).eps > torch.finfo(gradient).eps

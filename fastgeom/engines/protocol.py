@@ -1,4 +1,4 @@
-"""What every engine's window of past gradients takes and gives: statistics, updates, and the dtypes it keeps."""
+"""Protocols of an engine, of its windows of past gradients, and of its sketchers."""
 
 from __future__ import annotations
 
@@ -16,24 +16,29 @@ from fastgeom.layout.layout import Layout
 
 
 class HistoryWindow(Protocol):
-    """The last gradients of a layout, on the device where they lie, and what a new one is against them."""
+    """The last gradients of a layout, on their device, and the statistics of a new gradient against them."""
 
     def prepare(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
-        """Take the memory at the first step; afterwards check that the dtypes are still those.
+        """Allocate memory at the first step; afterwards check that dtypes have not changed.
+
+        Args:
+            gradient: addresses of the gradients.
+            parameter: addresses of the parameters; ``None`` where updates are not measured.
 
         Raises:
-            ValueError: a tensor's dtype is another than at first, or the history's dtype cannot hold it.
+            ValueError: a tensor's dtype is another than at the first step, or the history cannot store it.
         """
 
     def measure_update(
         self, parameter: AddressTable, gradient: AddressTable, step: int, *, grad_scale: Tensor | None = None
     ) -> UpdateMoments:
-        """Sums over the update since the last call, before `measure` is called for this step.
+        """Sums over the update since the last call; to be called before `measure` of the same step.
 
         Args:
-            parameter, gradient: x_{t+1} and g_{t+1}, which `prepare` has seen.
+            parameter: x_{t+1}, as given to `prepare`.
+            gradient: g_{t+1}, as given to `prepare`.
             step: t + 1.
-            grad_scale: what the gradient is divided by when read.
+            grad_scale: 0-d divisor of the gradient.
 
         Cost: gradient, previous gradient, parameters and snapshot read, the snapshot written.
         """
@@ -41,98 +46,122 @@ class HistoryWindow(Protocol):
     def measure(
         self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
     ) -> WindowStatistics:
-        """Measure the gradient of ``step``, which `prepare` has seen, and remember it.
+        """Measure a gradient and store it.
 
         Args:
-            gradient: where the tensors lie.
+            gradient: g_t, as given to `prepare`.
             step: number of the optimiser step, larger than any before.
-            found_inf: a 0-d tensor; where it is not 0 the gradient is measured but not remembered.
-            grad_scale: what the gradient is divided by when read.
+            found_inf: a 0-d tensor; where it is not 0 the gradient is measured but not stored.
+            grad_scale: 0-d divisor of the gradient.
 
-        Cost: gradient + window rows read, one row written.
+        Cost: the gradient and ``window`` ring rows read, one ring row written.
         """
 
     def step_on_device(self) -> Tensor | None:
-        """The step last measured, as the device counts it; ``None`` where only the host does."""
+        """0-d int64 number of the last measured step, as counted on the device; ``None`` where only the host counts."""
 
     def resume(self, step: int) -> None:
-        """Go on after a step that the device has counted without the host."""
+        """Set the number of the last measured step, after steps that only the device has counted."""
 
     def finish(self) -> tuple[LateLags, ...]:
-        """The lags that are still to come, at the end of a run; only a deferred window has some."""
+        """Lags that are not computed yet, at the end of a run; empty unless the window is deferred."""
 
 
 class Sketcher(Protocol):
-    """Sketches of lists of tensors, on the device where they lie."""
+    """Sketches of lists of tensors, on their device."""
 
     def prepare(self, gradient: AddressTable) -> None:
-        """Where the tensors lie now."""
+        """Set the addresses of the tensors."""
 
     def sketch(self, gradient: AddressTable, out: Tensor) -> NormMoments:
-        """One read of tensors, which `prepare` has seen: their sketch in ``out``, (plan.total,) float32."""
+        """Write the sketch of tensors, as given to `prepare`, to ``out``, (plan.total,) float32; one read."""
 
 
 class SketchWindow(Protocol):
-    """Sketches of the last gradients of a layout, on the device where they lie, and what a new one is against them."""
+    """Sketches of the last gradients of a layout, on their device, and a new sketch against them."""
 
     def prepare(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
-        """As `HistoryWindow.prepare`; sketches are float32, and gradients may change their dtypes."""
+        """See `HistoryWindow.prepare`; sketches are float32, and gradients may change their dtypes."""
 
     def measure_update(
         self, parameter: AddressTable, gradient: AddressTable, step: int, *, grad_scale: Tensor | None = None
     ) -> tuple[UpdateMoments, SketchMoments]:
-        """As `HistoryWindow.measure_update`: exact sums but for ``grad_dot_update`` (NaN); and the update's sketch.
+        """Exact sums but for ``grad_dot_update``, which is NaN, and the update's sketch against that of g_t alone.
 
-        The latter is compared with that of the step before alone, as in a window of 1.
+        Arguments are those of `HistoryWindow.measure_update`.
         """
 
     def measure(
-        self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None,
+        self,
+        gradient: AddressTable,
+        step: int,
+        *,
+        found_inf: Tensor | None = None,
+        grad_scale: Tensor | None = None,
         out: Tensor | None = None,
-    ) -> tuple[NormMoments, SketchMoments]:  # fmt: skip
-        """As `HistoryWindow.measure`; what is remembered is the sketch.
+    ) -> tuple[NormMoments, SketchMoments]:
+        """Measure a gradient, and store its sketch.
 
         Args:
-            gradient, step, found_inf, grad_scale: as in `HistoryWindow.measure`.
-            out: (plan.total,) float32, where the sketch is written too.
+            gradient: g_t, as given to `prepare`.
+            step: number of the optimiser step, larger than any before.
+            found_inf: a 0-d tensor; where it is not 0 the gradient is measured but its sketch is not stored.
+            grad_scale: 0-d divisor of the gradient.
+            out: (plan.total,) float32, where the sketch is written as well; ``None`` for nowhere.
 
-        Cost: the gradient read; each tile of its sketch against ``window`` others, then written over the oldest.
+        Cost: the gradient and ``window`` sketches read, one sketch written.
         """
 
     def step_on_device(self) -> Tensor | None:
-        """As `HistoryWindow.step_on_device`."""
+        """See `HistoryWindow.step_on_device`."""
 
     def resume(self, step: int) -> None:
-        """As `HistoryWindow.resume`."""
+        """See `HistoryWindow.resume`."""
 
 
 class Engine(Protocol):
-    """What measures lists of tensors on one kind of device."""
+    """Measures lists of tensors on one kind of device."""
 
     name: str
     rows_alike: bool
     """Whether all rows of one `list_moments` must have the same dtypes."""
 
     def zeros(self, rows: int, n_elements: int, dtype: torch.dtype) -> Tensor:
-        """Memory of shape (rows, n_elements), zeroed."""
+        """Zeroed memory of shape (rows, n_elements)."""
 
     def window(
-        self, layout: Layout, window: int, *, dtype: torch.dtype | None = None, defer: int = 1,
+        self,
+        layout: Layout,
+        window: int,
+        *,
+        dtype: torch.dtype | None = None,
+        defer: int = 1,
         track_updates: bool = False,
-    ) -> HistoryWindow:  # fmt: skip
-        """The last ``window`` gradients of a layout, kept in ``dtype`` where that is less than their own.
+    ) -> HistoryWindow:
+        """Make the window of an exact history.
 
-        With ``defer`` > 1 the lags of so many steps are taken in one pass, after the last of them.
+        Args:
+            layout: the measured tensors.
+            window: number of past gradients.
+            dtype: what to store them in, where that has less precision than their own; ``None`` for their own.
+            defer: number of steps whose lags are computed in one pass, after the last of them.
+            track_updates: whether `HistoryWindow.measure_update` will be called.
         """
 
     def sketcher(self, plan: SketchPlan) -> Sketcher:
-        """What makes sketches of lists of tensors."""
+        """Make what sketches lists of tensors."""
 
     def sketch_window(self, layout: Layout, plan: SketchPlan, window: int) -> SketchWindow:
-        """Sketches of the last ``window`` gradients of a layout."""
+        """Make the window of sketches of the last ``window`` gradients of a layout."""
 
     def list_moments(self, numels: Ints, tensors: AddressTable, rows: Sequence[AddressTable] = ()) -> ListMoments:
-        """One read of a list of tensors against rows of others."""
+        """Statistics of a list of tensors against rows of others, in one read.
+
+        Args:
+            numels: (tensor,) number of elements of each.
+            tensors: their addresses.
+            rows: addresses of the lists to take dot products with.
+        """
 
     def scale(self, tensors: Sequence[Tensor], factor: Tensor) -> None:
         """Multiply tensors in place by a 0-d tensor, which stays on the device."""

@@ -1,19 +1,16 @@
 """Choose the engine for the device where tensors lie.
 
-Each is imported when it is first needed: who measures on a GPU does not wait for numba, nor the others for Triton.
+Each is imported on first use: measuring on a GPU does not wait for numba, nor measuring on a CPU for Triton.
 """
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 
 import torch
 
 from fastgeom.engines.protocol import Engine
-from fastgeom.validation import check_device
-
-BACKENDS = ("cpu", "triton")
+from fastgeom.validation import check_backend
 
 
 def select_engine(backend: str | None, device: torch.device) -> Engine:
@@ -26,18 +23,9 @@ def select_engine(backend: str | None, device: torch.device) -> Engine:
     Raises:
         ValueError: no such backend, or it cannot run on this device; says why.
     """
-    if backend is not None and backend not in BACKENDS:
-        raise ValueError(f"backend: expected None or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
+    check_backend(backend, device)
     if device.type == "cpu" and backend != "triton":
         return _cpu_engine()
-    check_device("backend", device)
-    if backend == "cpu":
-        raise ValueError(f"backend: expected tensors on the CPU for 'cpu', got {device}")
-    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(
-            "backend: expected tensors on a GPU for 'triton', got cpu; on CPU tensors it runs through Triton's "
-            "interpreter alone, with TRITON_INTERPRET=1 in the environment"
-        )
     return _triton_engine(device)
 
 

@@ -1,6 +1,6 @@
-"""The list calls as operators of torch: they run eagerly, and stay whole under ``torch.compile(fullgraph=True)``.
+"""The calls on lists of tensors as operators of torch, which run eagerly and compile with ``fullgraph=True``.
 
-Each takes lists of tensors as they are, and asks the engine of their device.
+Each selects the engine of the tensors' device.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from fastgeom.layout.count_sketch import SketchPlan
 from fastgeom.validation import DTYPES
 
 NORM, ABSMAX, NONFINITE = range(3)
-"""What `list_norms` returns, in this order."""
+"""Indices into the result of `list_norms`."""
 
 
 @torch.library.custom_op("fastgeom::list_norms", mutates_args=())
 def list_norms(tensors: Sequence[Tensor]) -> Tensor:
     """(3,) float64: the norm of all elements, max |x| over what is not NaN, the count of inf and NaN."""
-    found = select_engine(None, tensors[0].device).list_moments(_numels(tensors), _locate(tensors, tensors))
-    assert found.grad_absmax is not None and found.nonfinite is not None
-    return torch.stack([found.grad_norm, found.grad_absmax, found.nonfinite.double()])
+    moments = select_engine(None, tensors[0].device).list_moments(_numels(tensors), _locate(tensors, tensors))
+    assert moments.grad_absmax is not None and moments.nonfinite is not None
+    return torch.stack([moments.grad_norm, moments.grad_absmax, moments.nonfinite.double()])
 
 
 @list_norms.register_fake
@@ -33,7 +33,7 @@ def _(tensors: Sequence[Tensor]) -> Tensor:
 
 @torch.library.custom_op("fastgeom::list_dots", mutates_args=())
 def list_dots(tensors: Sequence[Tensor], history: Sequence[Tensor]) -> Tensor:
-    """(row + 1,) float64: the dots with each row of the history, given as one list, and at last the norm."""
+    """(row + 1,) float64: the dots with each row of the history, which is given as one list, then the norm."""
     n = len(tensors)
     rows = [history[first : first + n] for first in range(0, len(history), n)]
     engine = select_engine(None, tensors[0].device)
@@ -43,10 +43,10 @@ def list_dots(tensors: Sequence[Tensor], history: Sequence[Tensor]) -> Tensor:
     for k, row in enumerate(rows):
         alike.setdefault(tuple(t.dtype for t in row) if engine.rows_alike else (), []).append(k)
     for members in alike.values():
-        found = engine.list_moments(numels, located, [_locate(rows[k], tensors) for k in members])
-        for k, dot in zip(members, found.dots.unbind(), strict=True):
+        moments = engine.list_moments(numels, located, [_locate(rows[k], tensors) for k in members])
+        for k, dot in zip(members, moments.dots.unbind(), strict=True):
             result[k] = dot
-        result[-1] = found.grad_norm
+        result[-1] = moments.grad_norm
     return result
 
 
@@ -88,7 +88,7 @@ def _numels(tensors: Sequence[Tensor]) -> np.ndarray:
 
 
 def _locate(tensors: Sequence[Tensor], like: Sequence[Tensor]) -> AddressTable:
-    """Where tensors lie, in the memory order of their partners; one in another order is copied first."""
+    """Addresses of tensors in the memory order of their partners ``like``; one in another order is copied first."""
     owners = tuple(in_order_of(t, p) for t, p in zip(tensors, like, strict=True))
     return AddressTable(
         np.array([t.data_ptr() for t in owners], np.int64),

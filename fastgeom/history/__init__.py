@@ -1,1 +1,1 @@
-"""What is remembered of past gradients: the gradients themselves, or sketches of them."""
+"""Histories of past gradients: the gradients themselves, or sketches of them."""

@@ -1,1 +1,1 @@
-"""What lies where: the measured tensors, their addresses, their cut into chunks, and the count sketch."""
+"""The measured tensors: their layers, addresses and chunks, and the count sketch of them."""

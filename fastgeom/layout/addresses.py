@@ -1,4 +1,4 @@
-"""Where the elements of lists of tensors lie: dtypes, memory order, addresses, and their cut into chunks.
+"""Addresses, dtypes and memory order of lists of tensors.
 
 The *memory order* of a tensor is the order in which its elements are paired with those of earlier steps. Where a
 gradient's strides are those of its parameter (the normal case) reading it in memory order is reading it from front to
@@ -19,12 +19,12 @@ from fastgeom.layout.chunks import Ints
 
 @dataclass(frozen=True)
 class AddressTable:
-    """Where a list of tensors lies: shape (tensor,) each.
+    """Addresses and dtypes of a list of tensors.
 
     Attributes:
-        address: of the first element; 0 where there is no tensor.
-        code: the dtype's place in `DTYPES`.
-        owners: keeps the memory alive for as long as the table is.
+        address: (tensor,) address of the first element; 0 where there is no tensor.
+        code: (tensor,) index of the dtype in `DTYPES`.
+        owners: what keeps the memory alive for as long as the table exists.
     """
 
     address: Ints
@@ -33,7 +33,7 @@ class AddressTable:
 
 
 def dense_strides(tensor: Tensor) -> tuple[int, ...]:
-    """The tensor's own strides if its elements fill memory without gaps or overlaps, else those of a contiguous one."""
+    """Strides of the tensor if its elements fill memory without gaps or overlaps, else those of a contiguous one."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1:
@@ -44,7 +44,7 @@ def dense_strides(tensor: Tensor) -> tuple[int, ...]:
 
 
 def same_order(tensor: Tensor, strides: tuple[int, ...]) -> bool:
-    """Whether the memory order of ``tensor`` is that of ``strides``; dimensions of size 1 do not matter."""
+    """Whether ``strides`` give the memory order of ``tensor``; dimensions of size 1 do not matter."""
     return all(s == t or n == 1 for s, t, n in zip(tensor.stride(), strides, tensor.shape, strict=True))
 
 

@@ -10,13 +10,18 @@ from numpy.typing import NDArray
 
 CHUNK_ELEMENTS = 1 << 16
 
-
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class ChunkTable:
-    """A list of tensors cut into chunks; arrays of shape (chunk,)."""
+    """A list of tensors cut into chunks.
+
+    Attributes:
+        tensor: (chunk,) index of the tensor.
+        start: (chunk,) first element, in the tensor's memory order.
+        length: (chunk,) number of elements.
+    """
 
     tensor: Ints
     start: Ints
@@ -30,7 +35,7 @@ class ChunkTable:
 
 
 def chunk_table(numels: Sequence[int] | Ints, elements: int = CHUNK_ELEMENTS) -> ChunkTable:
-    """Cut tensors of these sizes into chunks of at most ``elements``, in order; an empty tensor gets none."""
+    """Cut tensors of ``numels`` elements into chunks of at most ``elements``, in order; an empty tensor has none."""
     sizes = np.asarray(numels, np.int64)
     counts = -(-sizes // elements)
     tensor = np.repeat(np.arange(len(sizes)), counts)
@@ -45,25 +50,30 @@ class Segments:
 
     Attributes:
         layers: number of layers.
-        order: chunk indices, those of one layer side by side.
-        first: where in ``order`` each layer that has chunks begins.
-        present: which layers those are.
+        order: (chunk,) chunk indices, those of one layer side by side.
+        first: (segment,) where in ``order`` each layer that has chunks begins.
+        nonempty: (segment,) indices of the layers that have chunks.
     """
 
     layers: int
     order: Ints
     first: Ints
-    present: Ints
+    nonempty: Ints
 
 
 def segments(chunk_layers: Ints, layers: int) -> Segments:
-    """Gather chunks, given the layer of each."""
+    """Gather chunks by layer.
+
+    Args:
+        chunk_layers: (chunk,) layer of each.
+        layers: number of layers.
+    """
     order = np.argsort(chunk_layers, kind="stable")
-    present, first = np.unique(chunk_layers[order], return_index=True)
-    return Segments(layers, order, first, present)
+    nonempty, first = np.unique(chunk_layers[order], return_index=True)
+    return Segments(layers, order, first, nonempty)
 
 
 def one_segment(chunks: int) -> Segments:
-    """All of so many chunks as one layer."""
-    nothing = np.zeros(min(chunks, 1), np.int64)
-    return Segments(1, np.arange(chunks), nothing, nothing)
+    """All ``chunks`` chunks as one layer."""
+    zero = np.zeros(min(chunks, 1), np.int64)
+    return Segments(1, np.arange(chunks), zero, zero)

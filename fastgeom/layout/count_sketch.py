@@ -32,6 +32,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastgeom.validation import check_plan_size, checked_seed
+
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint32]
 
@@ -40,13 +42,14 @@ MIN_BUCKETS = 128
 MIN_EXACT = 32
 """Fewest elements of an exact group, padding included: every group begins at a multiple of 128 bytes."""
 MAX_SIZE = 1 << 30
+"""Most buckets of all groups together."""
 
 FLIP_STREAM, ORDER_STREAM = 0x9E3779B9, 0x85EBCA6B
-"""What the counters of H_b and of r_i are XORed with, so that no two uses share a word; signs have 0."""
+"""XORed into the counters of H_b and of r_i, so that no two uses share a word; signs have 0."""
 
 
 def mix32(words: Words | int) -> Words:
-    """A random-looking word for each word, one to one.
+    """Hash 32-bit words to 32-bit words, one to one.
 
     Source: lowbias32 of C. Wellons's hash-prospector.
 
@@ -61,10 +64,10 @@ def mix32(words: Words | int) -> Words:
 
 @dataclass(frozen=True, eq=False)
 class SketchPlan:
-    """How many buckets each group has, and where; fixed by the sizes of the tensors.
+    """Number and position of the buckets of each group; fixed by the sizes of the tensors.
 
-    Every group gets a power of two of buckets. They start from few, and the group with the most elements a bucket
-    doubles its own for as long as ``size`` allows; a group that has a bucket for every element is exact and stops.
+    Every group gets a power of two of buckets. All start from few, and the group with the most elements a bucket has
+    its buckets doubled for as long as ``size`` allows; a group that has a bucket for every element is exact and stops.
 
     Args:
         numels: (tensor,) number of elements.
@@ -75,16 +78,17 @@ class SketchPlan:
 
     Attributes:
         sizes: (group,) buckets m.
-        exact: (group,) whether it keeps every element instead.
+        exact: (group,) whether its sketch is its elements.
         offsets: (group,) where its buckets begin in a sketch.
         total: length of a sketch, at most ``size``.
-        seeds: (group,) the group's own seed.
+        seeds: (group,) seed of each group.
         inverse_sizes: (group,) 1 / m, and 0 where exact: what variances are proportional to.
         blocks: (group,) number of blocks; 0 where exact.
         tensors: (tensor,) the tensors gathered by group; the attributes below are in this order.
         first_tensor: (group + 1,) where each group begins in ``tensors``.
-        first_block, end_block: (tensor,) of its group's blocks, those of the tensor.
-        places: (tensor,) where its elements begin in a sketch if its group is exact.
+        first_block: (tensor,) the first of its group's blocks that is of the tensor.
+        end_block: (tensor,) the first block that is of the tensor no more.
+        exact_offsets: (tensor,) where its elements begin in a sketch if its group is exact.
 
     Raises:
         ValueError: ``size`` is too small for this many groups, or too large; a seed that is no 32-bit number.
@@ -110,11 +114,10 @@ class SketchPlan:
     first_tensor: Ints = field(init=False, repr=False)
     first_block: Ints = field(init=False, repr=False)
     end_block: Ints = field(init=False, repr=False)
-    places: Ints = field(init=False, repr=False)
+    exact_offsets: Ints = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 1 << 32:
-            raise ValueError(f"seed: expected 0 <= seed < 2^32, got {self.seed}")
+        object.__setattr__(self, "seed", checked_seed(self.seed))
         numels, groups = np.asarray(self.numels, np.int64), np.asarray(self.groups, np.int64)
         elements = np.bincount(groups, numels, self.n_groups).astype(np.int64)
         sizes = _share(elements, self.size)
@@ -137,16 +140,16 @@ class SketchPlan:
             "first_tensor": first_tensor,
             "first_block": first_block,
             "end_block": first_block + counts,
-            "places": offsets[group] + _sums_before(numels[tensors], group, first_tensor),
+            "exact_offsets": offsets[group] + _sums_before(numels[tensors], group, first_tensor),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
 
     def tiles(self, *widths: int) -> Tiles:
-        """The buckets of all groups that are not exact cut into tiles, of the largest of ``widths`` that fits.
+        """Cut the buckets of all groups that are not exact into tiles, of the largest of ``widths`` that fits.
 
         Args:
-            widths: powers of two in falling order; the last is at most `MIN_BUCKETS`.
+            *widths: powers of two in falling order; the last is at most `MIN_BUCKETS`.
         """
         hashed = np.flatnonzero(~self.exact)
         m = self.sizes[hashed]
@@ -159,12 +162,12 @@ class SketchPlan:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Runs of buckets of one group, each owned by whoever computes it; arrays of shape (tile,).
+    """Runs of buckets of one group, each computed by one thread or GPU program.
 
     Attributes:
-        group: whose buckets.
-        bucket: the first one, counted from the group's first.
-        width: how many; ``bucket`` is a multiple of it.
+        group: (tile,) group of the buckets.
+        bucket: (tile,) the first bucket, counted from the group's first.
+        width: (tile,) number of buckets; ``bucket`` is a multiple of it.
     """
 
     group: Ints
@@ -179,14 +182,11 @@ def _sums_before(values: Ints, group: Ints, first: Ints) -> Ints:
 
 
 def _share(elements: Ints, size: int) -> Ints:
-    """Share ``size`` among groups of so many elements each."""
-    whole = [max(MIN_EXACT, 1 << int(n - 1).bit_length() if n else 1) for n in elements]
-    shares = [min(MIN_BUCKETS, n) for n in whole]
+    """(group,) buckets of groups of so many ``elements``, at most ``size`` in all."""
+    exact_sizes = [max(MIN_EXACT, 1 << int(n - 1).bit_length() if n else 1) for n in elements]
+    shares = [min(MIN_BUCKETS, n) for n in exact_sizes]
+    check_plan_size(size, sum(shares), MAX_SIZE, len(shares))
     left = size - sum(shares)
-    if left < 0:
-        raise ValueError(f"size: expected at least {sum(shares)} for {len(shares)} groups, got {size}")
-    if size > MAX_SIZE:
-        raise ValueError(f"size: expected at most 2^30, got {size}")
     crowded = [(-n / m, g) for g, (n, m) in enumerate(zip(map(int, elements), shares, strict=True)) if n > m]
     heapq.heapify(crowded)
     while crowded:
@@ -219,8 +219,12 @@ def dot_variance(x_sq: Tensor, y_sq: Tensor, dot: Tensor, inverse_sizes: Tensor)
     .. math:: (\|x\|^2 \|y\|^2 + \langle x, y\rangle^2) / m
 
     Args:
-        x_sq, y_sq, dot: (..., group); for independent groups the variances of sums are the sums of variances.
-        inverse_sizes: (group,).
+        x_sq: (..., group) squared norms of the first vector.
+        y_sq: (..., group) squared norms of the second.
+        dot: (..., group) their dot products.
+        inverse_sizes: (group,) of the plan, on the same device.
+
+    Groups are independent: the variance of a sum over groups is the sum of their variances.
     """
     return (x_sq * y_sq + dot.square()) * inverse_sizes
 
@@ -231,6 +235,6 @@ def difference_sq_error(inverse_sizes: Tensor) -> Tensor:
     .. math:: \sqrt{2 / m}
 
     Args:
-        inverse_sizes: (group,).
+        inverse_sizes: (group,) of the plan.
     """
     return torch.sqrt(2 * inverse_sizes)

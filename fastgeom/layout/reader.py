@@ -1,4 +1,4 @@
-"""Where the tensors of a step lie: found anew at every step, checked again where something has changed."""
+"""Locate the tensors of a step: addresses anew at every step, checks only where something has changed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from torch import Tensor
 
 from fastgeom.layout.addresses import AddressTable, in_memory_order
 from fastgeom.layout.layout import Layout
-from fastgeom.validation import DTYPES, check_measurable
+from fastgeom.validation import DTYPES, check_fits
 
 _FACTS: tuple[Callable[[Tensor], object], ...] = (
-    type, attrgetter("dtype"), attrgetter("shape"), attrgetter("device"), Tensor.stride, Tensor.is_neg,
-)  # fmt: skip
-"""What is looked at of every tensor at every step; taken a column at a time, without a loop in Python."""
+    type,
+    attrgetter("dtype"),
+    attrgetter("shape"),
+    attrgetter("device"),
+    Tensor.stride,
+    Tensor.is_neg,
+)
+"""What is compared of every tensor at every step; read a column at a time, without a loop in Python."""
 
 
 class TensorReader:
-    """Finds where a list of tensors lies, step after step, and refuses what does not fit the layout.
+    """Locates a list of tensors at every step, and refuses what does not fit the layout.
 
-    What is checked of a tensor is looked at again only where it differs from the step before, so that a step with
-    2,000 tensors costs about two milliseconds.
+    A tensor is checked again only where it differs from that of the step before, so that a step with 2,000 tensors
+    costs about two milliseconds.
 
     Args:
         layout: the measured tensors.
@@ -38,7 +43,7 @@ class TensorReader:
         self._codes = np.zeros(0, np.int8)
 
     def locate(self, tensors: Sequence[Tensor | None]) -> AddressTable:
-        """Where these tensors lie; ``None`` is an address of 0.
+        """Addresses and dtypes of these tensors; ``None`` has the address 0.
 
         Raises:
             TypeError: a tensor cannot be measured (see `check_measurable`).
@@ -46,9 +51,9 @@ class TensorReader:
 
         Cost: a tensor in another memory order than its parameter's is copied.
         """
-        present = [t for t in tensors if t is not None]
+        given = [t for t in tensors if t is not None]
         try:
-            facts = [[t is None for t in tensors], *(list(map(fact, present)) for fact in _FACTS)]
+            facts = [[t is None for t in tensors], *(list(map(fact, given)) for fact in _FACTS)]
         except (AttributeError, RuntimeError, TypeError):  # no tensor, or one without strides
             self._check(tensors)
             raise
@@ -77,11 +82,6 @@ class TensorReader:
     def _check(self, tensors: Sequence[Tensor | None]) -> None:
         layout = self._layout
         for name, tensor, shape in zip(layout.names, tensors, layout.shapes, strict=True):
-            if tensor is None:
-                continue
-            what = f"{self._what} of {name!r}" if self._what != "parameter" else f"parameter {name!r}"
-            check_measurable(tensor, what)
-            if tensor.shape != shape:
-                raise ValueError(f"{what}: expected shape {tuple(shape)} as at the start, got {tuple(tensor.shape)}")
-            if tensor.device != layout.device:
-                raise ValueError(f"{what}: expected it on {layout.device} with all others, got {tensor.device}")
+            if tensor is not None:
+                what = f"{self._what} of {name!r}" if self._what != "parameter" else f"parameter {name!r}"
+                check_fits(tensor, what, shape, layout.device)

@@ -1,1 +1,1 @@
-"""From device to file: rows are copied asynchronously, wait for late fields, and are written by a thread."""
+"""Recording: rows are copied to the host asynchronously, completed with late fields, and written by a thread."""

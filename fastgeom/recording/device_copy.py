@@ -1,7 +1,7 @@
-"""Values on their way from the device to the host, without either waiting for the other.
+"""Asynchronous copies from the device to the host.
 
-This is the one place where a measurement leaves the device: into pinned memory, with an event behind the copy. The
-event is asked, not waited for. Values in CPU memory are copied at once.
+The only code that copies a measurement from the device: into pinned memory, followed by an event that is polled. Values
+in CPU memory are copied at once.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Value = Tensor | float | int
 HostValue = NDArray[np.generic] | float | int
 
 _SPARSE = 4
-"""A storage is copied whole unless that is this many times more than what is asked of it."""
+"""A storage is copied as one unless it has more than this many times the bytes that are asked for."""
 
 
 class Transfer:
-    """One set of values, by name.
+    """An asynchronous copy of a set of values.
 
     Args:
-        values: tensors, and numbers, which pass as they are.
+        values: tensors, and numbers, which are not copied, by name.
     """
 
     def __init__(self, values: Mapping[str, Value]) -> None:
@@ -46,21 +46,21 @@ class Transfer:
                 self._events.append(event)
 
     def ready(self) -> bool:
-        """Whether the values have arrived."""
+        """Whether all values have arrived."""
         return all(event.query() for event in self._events)
 
     def wait(self) -> None:
-        """Wait until they have."""
+        """Wait until all values have arrived."""
         for event in self._events:
             event.synchronize()
 
-    def take(self) -> dict[str, HostValue]:
-        """The values as numpy arrays and numbers, once they are `ready`."""
+    def result(self) -> dict[str, HostValue]:
+        """The values as numpy arrays and numbers; valid once they are `ready`."""
         return {name: _number_or_array(value) for name, value in self._host.items()}
 
 
 def _to_pinned(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Start the copies: one for each storage that several values are views of."""
+    """Start the copies to pinned memory, one for each storage that several values are views of."""
     asked: dict[tuple[int, torch.dtype], int] = {}
     for value in values.values():
         key = value.untyped_storage().data_ptr(), value.dtype
@@ -74,8 +74,7 @@ def _to_pinned(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
             arriving[name] = _copy(value)
             continue
         if key not in copied:
-            whole = torch.empty(0, dtype=value.dtype, device=value.device).set_(storage)
-            copied[key] = _copy(whole)
+            copied[key] = _copy(torch.empty(0, dtype=value.dtype, device=value.device).set_(storage))
         arriving[name] = copied[key].as_strided(value.shape, value.stride(), value.storage_offset())
     return arriving
 
@@ -96,5 +95,5 @@ def _number_or_array(value: HostValue | Tensor) -> HostValue:
 
 
 def wait_for(value: Tensor) -> int:
-    """The number that a 0-d tensor holds; waits for the device."""
+    """The value of a 0-d integer tensor; waits for the device."""
     return int(value)

@@ -1,7 +1,7 @@
-"""Rows of steps that a captured graph replays, where Python does not run: they collect on the device until `drain`.
+"""Rows of steps that a captured CUDA graph replays, where Python does not run: they stay on the device until `drain`.
 
-Everything here but `take` is a few operations of torch with fixed addresses, which a graph captures and repeats: the
-row is written at a place that a counter on the device names, and the counter goes on.
+All of `GraphRing` but `drain` is a few torch operations at fixed addresses, which a graph captures and repeats: the row
+is written at the index that a counter on the device gives, and the counter is incremented.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor
 from fastgeom.recording.device_copy import HostValue
 from fastgeom.schema import Field
 
-_BYTES = 4 << 20
-_MOST_ROWS = 1024
+_RING_BYTES = 4 << 20
+_MAX_ROWS = 1024
 
 
-class ReplayRows:
-    """A ring of rows on the device, 4 MB of them or 1,024, and at least two.
+class GraphRing:
+    """The last rows of replayed steps, on the device: as many as 4 MB contain, but 2 to 1,024.
 
-    Made outside of a capture, since a graph repeats what it captured, the beginning of the count too.
+    It is made outside of a capture, as a graph would repeat the initialisation of the counter too.
 
     Args:
         device: where the rows are measured.
-        fields: of a row that come from the device.
-        sizes: of the dimensions.
+        fields: the fields of a row that come from the device.
+        sizes: lengths of their dimensions.
     """
 
     def __init__(self, device: torch.device, fields: tuple[Field, ...], sizes: Mapping[str, int]) -> None:
@@ -41,44 +41,46 @@ class ReplayRows:
             for (name, shape), end in zip(self._shapes.items(), ends, strict=True)
         }
         width = int(ends[-1])
-        self._capacity = min(_MOST_ROWS, max(2, _BYTES // (8 * width)))
+        self._capacity = min(_MAX_ROWS, max(2, _RING_BYTES // (8 * width)))
         self._rows = torch.zeros(self._capacity, width, dtype=torch.float64, device=device)
         self._blank = torch.full((width,), torch.nan, dtype=torch.float64, device=device)
         self._count = torch.zeros(1, dtype=torch.int64, device=device)
-        self._taken = 0
+        self._n_drained = 0
 
     def append(self, values: Mapping[str, Tensor]) -> None:
-        """A new row."""
-        parts = [_flat(values[name]) if name in values else self._blank[part] for name, part in self._slices.items()]
-        self._rows.index_copy_(0, self._count % self._capacity, torch.cat(parts)[None])
+        """Append a row; fields without a value are NaN."""
+        columns = [_flat(values[name]) if name in values else self._blank[s] for name, s in self._slices.items()]
+        self._rows.index_copy_(0, self._count % self._capacity, torch.cat(columns)[None])
         self._count += 1
 
     def complete(self, values: Mapping[str, Tensor]) -> None:
-        """Late fields of the row before the next: the last one here, or one that left the device before any came."""
-        place = (self._count - 1) % self._capacity
+        """Set late fields of the last row; before the first `append`, of the row that preceded it."""
+        index = (self._count - 1) % self._capacity
         for name, value in values.items():
-            self._rows[:, self._slices[name]].index_copy_(0, place, _flat(value)[None])
+            self._rows[:, self._slices[name]].index_copy_(0, index, _flat(value)[None])
 
-    def take(self) -> tuple[list[dict[str, HostValue]], int, dict[str, HostValue]]:
-        """The rows since the last call, on the host; how many were overwritten; the row before, for its late fields.
+    def drain(self) -> tuple[list[dict[str, HostValue]], int, dict[str, HostValue]]:
+        """Copy the rows since the last call to the host; waits for the device.
 
-        Waits for the device. The row before is empty where nothing is new, or where it was overwritten.
+        Returns:
+            The rows; how many more were overwritten; and the row before them, which may have new late fields. The last
+            is empty where nothing is new, or where that row was overwritten.
         """
-        count, taken = int(self._count), self._taken
-        if count == taken:
+        count, n_drained = int(self._count), self._n_drained
+        if count == n_drained:
             return [], 0, {}
         host = self._rows.cpu().numpy()
-        lost = max(0, count - taken - self._capacity)
-        found = [self._row(host, index) for index in range(taken + lost, count)]
-        before = self._row(host, taken - 1) if count - taken < self._capacity else {}
-        self._taken = count
-        return found, lost, before
+        lost = max(0, count - n_drained - self._capacity)
+        rows = [self._row(host, index) for index in range(n_drained + lost, count)]
+        previous = self._row(host, n_drained - 1) if count - n_drained < self._capacity else {}
+        self._n_drained = count
+        return rows, lost, previous
 
     def _row(self, host: NDArray[np.float64], index: int) -> dict[str, HostValue]:
         row = host[index % self._capacity]
         return {
-            name: row[part].reshape(self._shapes[name]).astype(self._dtypes[name])
-            for name, part in self._slices.items()
+            name: row[columns].reshape(self._shapes[name]).astype(self._dtypes[name])
+            for name, columns in self._slices.items()
         }
 
 

@@ -1,4 +1,4 @@
-"""The writer thread: rows go in, a trace file comes out, and whatever the disk does, the run goes on."""
+"""The writer thread: writes queued rows to a trace file; a disk that fails does not stop the run."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ def start_writing(
     scalars: tuple[str, ...],
     attributes: Mapping[str, str | int | float],
 ) -> threading.Thread:
-    """A thread that writes rows as they come, until ``None`` does.
+    """Start a thread that creates the file and writes rows to it, until it gets ``None``.
 
     Args:
-        writer: of the file, which is created now.
-        rows: where they come from.
-        shape, scalars: what they look like.
-        attributes: written to the file.
+        writer: of the file.
+        rows: queue of rows.
+        shape: fields and dimensions of rows.
+        scalars: names of the trainer's scalars.
+        attributes: root attributes of the file.
     """
     thread = threading.Thread(
         target=_write_rows, args=(writer, rows, shape, scalars, attributes), name="fastgeom-trace", daemon=True
@@ -47,30 +48,30 @@ def _write_rows(
     scalars: tuple[str, ...],
     attributes: Mapping[str, str | int | float],
 ) -> None:
-    """The writer thread: from the queue to the file, until ``None`` comes; never raises."""
-    report = _Once(writer, shape.layers)
-    report.guard(lambda: writer.create(shape.fields(scalars), shape.coordinates(), attributes))
+    """Write rows from the queue to the file until ``None`` comes; never raises."""
+    log = _Once(writer, shape.layers)
+    log.guard(lambda: writer.create(shape.fields(scalars), shape.coordinates(), attributes))
     while (row := rows.get()) is not None:
-        report.guard(partial(report.nonfinite, row))
-        failure = report.guard(partial(writer.append, row))
+        log.guard(partial(log.nonfinite, row))
+        failure = log.guard(partial(writer.append, row))
         if failure is not None and not isinstance(failure, OSError):
             writer.count_dropped()  # where the disk refuses, the writer counts by itself
         rows.task_done()
-    report.guard(writer.close)
+    log.guard(writer.close)
     if writer.rows_dropped:
         logger.warning("%s: %d rows were dropped", writer.path, writer.rows_dropped)
     rows.task_done()
 
 
 class _Once:
-    """What the writer thread has to say, each thing once."""
+    """Log each kind of failure at most once."""
 
     def __init__(self, writer: TraceWriter, layers: Sequence[str]) -> None:
         self._writer, self._layers = writer, layers
         self._failed = self._named = False
 
     def guard(self, action: Callable[[], None]) -> Exception | None:
-        """Do it; return what went wrong, which is said once."""
+        """Run ``action``, log its first failure, and return the exception."""
         try:
             action()
         except Exception as error:
@@ -81,7 +82,7 @@ class _Once:
         return None
 
     def nonfinite(self, row: Row) -> None:
-        """Name the first layer of the run whose gradient has an inf or a NaN."""
+        """Log the first layer of the run whose gradient has an inf or a NaN."""
         if self._named or not row["nonfinite"]:
             return
         self._named = True
@@ -89,5 +90,8 @@ class _Once:
         first = int(np.flatnonzero(counts)[0])
         logger.warning(
             "step %s: %s inf or NaN in the gradient, the first in layer %r (%d); later steps are counted in the trace",
-            row["step"], row["nonfinite"], self._layers[first], counts[first],
-        )  # fmt: skip
+            row["step"],
+            row["nonfinite"],
+            self._layers[first],
+            counts[first],
+        )

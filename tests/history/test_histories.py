@@ -97,7 +97,7 @@ def test_rows_of_a_deferred_window_reach_the_file_a_block_at_a_time(tmp_path):
             for (_, p), g in zip(named, gradients(step), strict=True):
                 p.grad = g
             probe.step()
-            waiting.append([row.step for row in probe._recorder._waiting])
+            waiting.append([row.step for row in probe._recorder._pending])
     assert waiting == [[0], [0, 1], [], [3], [3, 4], [], [6]]
 
 
@@ -105,6 +105,7 @@ def test_rows_of_a_deferred_window_reach_the_file_a_block_at_a_time(tmp_path):
     ("options", "message"),
     [
         ({"defer": 0}, r"^history defer: expected an integer of at least 1, got 0$"),
+        ({"defer": np.float32(2)}, r"^history defer: expected an integer of at least 1, got .*2\.0.*$"),
         ({"defer": True}, r"^history defer: expected an integer of at least 1, got True$"),
         ({"defer": 4, "dtype": torch.bfloat16}, r"^history defer: expected gradients in their own dtype .*bfloat16$"),
     ],
@@ -112,6 +113,13 @@ def test_rows_of_a_deferred_window_reach_the_file_a_block_at_a_time(tmp_path):
 def test_a_deferral_that_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         fastgeom.Exact(**options)
+
+
+def test_a_history_stores_pythons_integers_whatever_integers_it_is_given():
+    assert repr(fastgeom.Exact(defer=np.int64(2))) == "Exact(dtype=None, defer=2)"
+    sketch = fastgeom.Sketch(size=np.int64(512), seed=np.int32(1), stored_size=np.uint8(128))
+    assert repr(sketch) == "Sketch(size=512, seed=1, stored_size=128)"
+    assert sketch == fastgeom.Sketch(512, 1, 128)
 
 
 # ---------------------------------------------------------------- sketches
@@ -156,18 +164,24 @@ def test_a_layer_that_fits_is_kept_whole_and_has_no_error(tmp_path):
 def test_parallel_and_opposite_gradients_have_no_error(tmp_path):
     """Normalised by the sketches' own norms: the zigzag's cosine of -1 is exact whatever the size."""
     ours, _ = run(
-        tmp_path / "run.h5", range(4), lambda s: [(-1.5) ** s * g for g in gradients(0)], window=2,
+        tmp_path / "run.h5",
+        range(4),
+        lambda s: [(-1.5) ** s * g for g in gradients(0)],
+        window=2,
         history=fastgeom.Sketch(size=512),
-    )  # fmt: skip
+    )
     np.testing.assert_allclose(ours.lag_cosine[2], [-1, 1], atol=1e-6)
     np.testing.assert_allclose(ours.lag_cosine_error[2], 0, atol=1e-6)
 
 
 def test_a_zero_gradient_has_zero_dots_and_no_cosine(tmp_path):
     ours, _ = run(
-        tmp_path / "run.h5", range(3), lambda s: [g * (s != 1) for g in gradients(s)], window=2,
+        tmp_path / "run.h5",
+        range(3),
+        lambda s: [g * (s != 1) for g in gradients(s)],
+        window=2,
         history=fastgeom.Sketch(size=512),
-    )  # fmt: skip
+    )
     assert ours.lag_dot[1, 0] == ours.lag_dot[2, 0] == ours.lag_dot_error[2, 0] == 0
     assert np.isnan(ours.lag_cosine[2, 0]) and np.isfinite(ours.lag_cosine[2, 1])
 
@@ -231,6 +245,9 @@ def test_the_memory_of_sketches_is_window_times_size(monkeypatch):
     [
         ({"size": 0}, r"^sketch size: expected an integer of at least 1, got 0$"),
         ({"size": 2.0**18}, r"^sketch size: expected an integer of at least 1, got 262144.0$"),
+        ({"size": True}, r"^sketch size: expected an integer of at least 1, got True$"),
+        ({"seed": False}, r"^sketch seed: expected an integer of at least 0, got False$"),
+        ({"stored_size": True}, r"^sketch stored_size: expected an integer of at least 1, got True$"),
         ({"seed": -1}, r"^sketch seed: expected an integer of at least 0, got -1$"),
         ({"stored_size": 0}, r"^sketch stored_size: expected an integer of at least 1, got 0$"),
         ({"stored_size": 64}, r"^sketch stored_size: expected a power of two from 128 to size = \d+, got 64$"),

@@ -22,9 +22,16 @@ from tests.support import FLOOR, assert_same_bits, memory_of, random_tensor, tab
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 ENGINE = CpuEngine()
 TENSORS = {
-    "a.weight": (70_001, F32), "a.bias": (300, F64), "a.gain": (5000, BF16), "b.weight": (TILE + 700, BF16),
-    "b.bias": (7, F16), "b.none": (0, F32), "c.weight": (20_000, F64), "c.bias": (33, F16), "d.weight": (40, F32),
-}  # fmt: skip
+    "a.weight": (70_001, F32),
+    "a.bias": (300, F64),
+    "a.gain": (5000, BF16),
+    "b.weight": (TILE + 700, BF16),
+    "b.bias": (7, F16),
+    "b.none": (0, F32),
+    "c.weight": (20_000, F64),
+    "c.bias": (33, F16),
+    "d.weight": (40, F32),
+}
 SIZE = 8192 + 4096 + 4096 + 64
 """Layers a and c are hashed, in tiles of 2048 buckets; b and d are exact, b in several runs, both with padding."""
 
@@ -42,10 +49,22 @@ class Step:
 
 
 STEPS = (
-    Step(3), Step(4), Step(5, absent=(0, 4, 7)), Step(6, scale=4.0), Step(7), Step(8, found_inf=0.0),
-    Step(10, absent=(3, 8)), Step(11), Step(12, found_inf=1.0), Step(13, scale=0.5), Step(14, absent=tuple(range(9))),
-    Step(15), Step(16), Step(40), Step(41),
-)  # fmt: skip
+    Step(3),
+    Step(4),
+    Step(5, absent=(0, 4, 7)),
+    Step(6, scale=4.0),
+    Step(7),
+    Step(8, found_inf=0.0),
+    Step(10, absent=(3, 8)),
+    Step(11),
+    Step(12, found_inf=1.0),
+    Step(13, scale=0.5),
+    Step(14, absent=tuple(range(9))),
+    Step(15),
+    Step(16),
+    Step(40),
+    Step(41),
+)
 """The window fills and wraps around, with a gap, a skipped step, a step without gradients, and a gap beyond it."""
 
 

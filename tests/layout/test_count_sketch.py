@@ -287,7 +287,7 @@ def by_group(plan: SketchPlan, partials, add: np.ufunc = np.add) -> Tensor:
     """Partial results of tasks gathered by group, and over all of them in the last row, as the engine does it."""
     segments = sketch_tasks(plan).segments
     gathered = np.zeros((plan.n_groups, *partials.shape[1:]), partials.dtype)
-    gathered[segments.present] = add.reduceat(partials[segments.order], segments.first, axis=0)
+    gathered[segments.nonempty] = add.reduceat(partials[segments.order], segments.first, axis=0)
     return torch.from_numpy(np.concatenate([gathered, add.reduce(gathered, axis=0, keepdims=True)]))
 
 

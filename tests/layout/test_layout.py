@@ -45,9 +45,15 @@ class Model(nn.Module):
 def test_a_layer_is_the_module_that_owns_the_parameter() -> None:
     layout = Layout(Model())
     assert layout.layers == (
-        "(root)", "blocks.0", "blocks.0.first", "blocks.0.second", "blocks.1", "blocks.1.first", "blocks.1.second",
+        "(root)",
+        "blocks.0",
+        "blocks.0.first",
+        "blocks.0.second",
+        "blocks.1",
+        "blocks.1.first",
+        "blocks.1.second",
         "head",
-    )  # fmt: skip
+    )
     layer_of = {name: layout.layers[i] for name, i in zip(layout.names, layout.layer, strict=True)}
     assert layer_of["offset"] == "(root)"
     assert layer_of["blocks.1.gain"] == "blocks.1"
@@ -93,7 +99,7 @@ def test_empty_and_0d_parameters_are_fine() -> None:
     layout = Layout([("nothing", torch.zeros(0, 3)), ("scalar", torch.tensor(2.0)), ("none", torch.zeros(0))])
     assert layout.numels.tolist() == [0, 1, 0]
     assert layout.chunks.tensor.tolist() == [1] and layout.chunks.length.tolist() == [1]
-    assert layout.segments.present.tolist() == [0]  # "(root)" owns all three
+    assert layout.segments.nonempty.tolist() == [0]  # "(root)" owns all three
 
 
 # ---------------------------------------------------------------- chunks and segments
@@ -122,7 +128,7 @@ def test_segments_hold_each_chunk_once_in_its_layer_and_in_order() -> None:
     ends = [*gathered.first[1:], len(chunk_layers)]
     found = {
         int(layer): gathered.order[first:end].tolist()
-        for layer, first, end in zip(gathered.present, gathered.first, ends, strict=True)
+        for layer, first, end in zip(gathered.nonempty, gathered.first, ends, strict=True)
     }
     assert found == {0: [1, 6], 1: [3, 4], 3: [0, 2, 5]}
     assert gathered.layers == 5

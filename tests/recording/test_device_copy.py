@@ -1,4 +1,4 @@
-"""The way off a device: copies that are asked and not waited for, and rows that a captured graph leaves there.
+"""Copies off a device, which are polled and not waited for, and rows that a captured graph leaves there.
 
 Without a card the device is played by CPU tensors: copies that are not there yet, a capture that is none.
 """
@@ -8,12 +8,10 @@ import pytest
 import torch
 
 import fastgeom
-from fastgeom.recording import device_copy as transfer
-from fastgeom.recording import pending_rows as rows
-from fastgeom.recording import recorder
+from fastgeom.recording import device_copy, pending_rows, recorder
 from fastgeom.recording.device_copy import Transfer
-from fastgeom.recording.graph_ring import ReplayRows
-from fastgeom.recording.pending_rows import WAITING_ROWS
+from fastgeom.recording.graph_ring import GraphRing
+from fastgeom.recording.pending_rows import MAX_COPYING_ROWS
 from fastgeom.schema import Field
 
 
@@ -32,10 +30,10 @@ def steps_of(probe, weight, steps):
 
 def test_values_that_share_memory_leave_in_one_copy(monkeypatch):
     copied = []
-    monkeypatch.setattr(transfer, "_copy", lambda value: copied.append(value.numel()) or value.clone())
+    monkeypatch.setattr(device_copy, "_copy", lambda value: copied.append(value.numel()) or value.clone())
     packed = torch.arange(24.0, dtype=torch.float64).view(4, 6)
     values = {"whole": packed[:-1, 0], "last": packed[-1, 0], "lags": packed[:, 2:], "count": torch.arange(4)}
-    arrived = transfer._to_pinned(values)
+    arrived = device_copy._to_pinned(values)
     assert copied == [24, 4]
     for name, value in values.items():
         assert torch.equal(arrived[name], value) and arrived[name].shape == value.shape
@@ -43,9 +41,9 @@ def test_values_that_share_memory_leave_in_one_copy(monkeypatch):
 
 def test_one_element_of_a_large_tensor_leaves_alone(monkeypatch):
     copied = []
-    monkeypatch.setattr(transfer, "_copy", lambda value: copied.append(value.numel()) or value.clone())
+    monkeypatch.setattr(device_copy, "_copy", lambda value: copied.append(value.numel()) or value.clone())
     large = torch.arange(1000.0)
-    assert float(transfer._to_pinned({"loss": large[7]})["loss"]) == 7.0
+    assert float(device_copy._to_pinned({"loss": large[7]})["loss"]) == 7.0
     assert copied == [1]
 
 
@@ -55,9 +53,9 @@ def test_a_transfer_gives_numbers_and_arrays_that_later_writes_do_not_reach(devi
     moved.wait()
     assert moved.ready()
     source.zero_()
-    found = moved.take()
-    assert found["vector"].tolist() == [0.0, 1.0, 2.0]
-    assert (found["scalar"], found["half"], found["number"]) == (1.0, 2.0, 5)
+    values = moved.result()
+    assert values["vector"].tolist() == [0.0, 1.0, 2.0]
+    assert (values["scalar"], values["half"], values["number"]) == (1.0, 2.0, 5)
 
 
 class Slow(Transfer):
@@ -80,7 +78,7 @@ class Slow(Transfer):
 
 @pytest.fixture
 def slow(monkeypatch):
-    for module in (recorder, rows):
+    for module in (recorder, pending_rows):
         monkeypatch.setattr(module, "Transfer", Slow)
     Slow.arrived = Slow.made = 0
     return Slow
@@ -90,12 +88,12 @@ def test_rows_are_looked_at_when_the_next_one_comes_and_leave_in_order(tmp_path,
     weight = torch.nn.Parameter(torch.zeros(3))
     probe = fastgeom.Probe([("w", weight)], window=2, trace=tmp_path / "run.h5")
     steps_of(probe, weight, range(5))
-    assert [row.step for row in probe._recorder._waiting] == [0, 1, 2, 3, 4]
+    assert [row.step for row in probe._recorder._pending] == [0, 1, 2, 3, 4]
     slow.arrived = 3
     steps_of(probe, weight, [5])
-    assert [row.step for row in probe._recorder._waiting] == [3, 4, 5]
+    assert [row.step for row in probe._recorder._pending] == [3, 4, 5]
     probe.drain()
-    assert len(probe._recorder._waiting) == 0
+    assert len(probe._recorder._pending) == 0
     probe.close()
     trace = fastgeom.open_trace(tmp_path / "run.h5")
     assert trace.step.tolist() == trace.loss.tolist() == [0, 1, 2, 3, 4, 5]
@@ -105,10 +103,10 @@ def test_rows_are_looked_at_when_the_next_one_comes_and_leave_in_order(tmp_path,
 def test_a_device_that_does_not_follow_costs_rows_that_are_counted_and_never_time(tmp_path, slow):
     weight = torch.nn.Parameter(torch.zeros(3))
     with fastgeom.Probe([("w", weight)], window=2, trace=tmp_path / "run.h5") as probe:
-        steps_of(probe, weight, range(WAITING_ROWS + 10))
-        assert len(probe._recorder._waiting) == WAITING_ROWS
+        steps_of(probe, weight, range(MAX_COPYING_ROWS + 10))
+        assert len(probe._recorder._pending) == MAX_COPYING_ROWS
     trace = fastgeom.open_trace(tmp_path / "run.h5")
-    assert trace.step.tolist() == list(range(10, WAITING_ROWS + 10))
+    assert trace.step.tolist() == list(range(10, MAX_COPYING_ROWS + 10))
     assert trace.attributes["rows_dropped"] == 10
 
 
@@ -122,7 +120,7 @@ FIELDS = (
 
 
 def replayed(device, n, *, capacity=None):
-    rows = ReplayRows(device, FIELDS, {"lag": 2})
+    rows = GraphRing(device, FIELDS, {"lag": 2})
     if capacity is not None:
         rows._capacity = capacity
     for k in range(n):
@@ -134,29 +132,29 @@ def replayed(device, n, *, capacity=None):
 
 def test_replayed_rows_come_once_and_with_the_late_fields_of_the_row_before_them(device):
     rows = replayed(device, 4)
-    found, lost, before = rows.take()
-    assert [int(row["step"]) for row in found] == [0, 1, 2, 3] and lost == 0
-    assert [row["value"].tolist() for row in found] == [[0, 0], [1, -1], [2, -2], [3, -3]]
-    np.testing.assert_array_equal([float(row["late"]) for row in found], [0, 1, 2, np.nan])
-    assert found[0]["step"].dtype == np.int64 and before["late"] == 0
-    assert rows.take() == ([], 0, {})
+    drained, lost, before = rows.drain()
+    assert [int(row["step"]) for row in drained] == [0, 1, 2, 3] and lost == 0
+    assert [row["value"].tolist() for row in drained] == [[0, 0], [1, -1], [2, -2], [3, -3]]
+    np.testing.assert_array_equal([float(row["late"]) for row in drained], [0, 1, 2, np.nan])
+    assert drained[0]["step"].dtype == np.int64 and before["late"] == 0
+    assert rows.drain() == ([], 0, {})
     rows.complete({"late": torch.tensor(7.0, device=device)})
     rows.append({"step": torch.tensor(4, device=device), "value": torch.tensor([4, -4], device=device)})
-    found, _, before = rows.take()
-    assert int(found[0]["step"]) == 4 and float(before["late"]) == 7
+    drained, _, before = rows.drain()
+    assert int(drained[0]["step"]) == 4 and float(before["late"]) == 7
 
 
 def test_late_fields_of_a_row_that_left_before_any_replay_are_kept_too(device):
-    rows = ReplayRows(device, FIELDS, {"lag": 2})
+    rows = GraphRing(device, FIELDS, {"lag": 2})
     rows.complete({"late": torch.tensor(7.0, device=device)})
     rows.append({"step": torch.tensor(0, device=device), "value": torch.tensor([0, 0], device=device)})
-    assert float(rows.take()[2]["late"]) == 7
+    assert float(rows.drain()[2]["late"]) == 7
 
 
 def test_replayed_rows_that_found_no_room_are_counted(device):
     rows = replayed(device, 7, capacity=4)
-    found, lost, before = rows.take()
-    assert [int(row["step"]) for row in found] == [3, 4, 5, 6] and lost == 3 and before == {}
+    drained, lost, before = rows.drain()
+    assert [int(row["step"]) for row in drained] == [3, 4, 5, 6] and lost == 3 and before == {}
 
 
 @pytest.mark.parametrize("history", [fastgeom.Exact(), fastgeom.Sketch(size=128)], ids=["exact", "sketch"])

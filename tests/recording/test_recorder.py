@@ -1,4 +1,4 @@
-"""The way of a row from a step to the file, and that nothing on it stops a run."""
+"""A row from a step to the file, and that nothing in between stops a run."""
 
 import logging
 import math
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import fastgeom
+from fastgeom import probe as probe_module
 from fastgeom.recording import recorder
 from fastgeom.schema import reserved_names
 from fastgeom.trace import TraceWriter
@@ -86,6 +87,23 @@ def test_scalars_are_recorded_and_their_names_fixed_by_the_first_measured_step(t
     np.testing.assert_array_equal(trace.loss, [2.5, math.nan, 1.0])
     np.testing.assert_array_equal(trace.lr, [0.1, 0.2, 0.3])
     assert list(trace.step) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("trace", [True, False])
+def test_scalars_are_checked_once_a_step(tmp_path, monkeypatch, trace):
+    checked = []
+    for module in (recorder, probe_module):
+        check = module.checked_scalars
+        monkeypatch.setattr(
+            module,
+            "checked_scalars",
+            lambda scalars, check=check, **rules: checked.append(scalars) or check(scalars, **rules),
+        )
+    _, probe = one_parameter_probe(tmp_path / "run.h5" if trace else None, schedule=fastgeom.every(2))
+    for step in range(5):
+        probe.step(loss=step, lr=0.1)
+    probe.close()
+    assert checked == [{"loss": step, "lr": 0.1} for step in (0, 2, 4)]
 
 
 def test_no_scalar_may_hide_what_a_trace_has_by_that_name(tmp_path):

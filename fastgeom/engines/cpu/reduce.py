@@ -14,8 +14,8 @@ def reduce_by_layer(add: np.ufunc, partials: NDArray[np.generic], layers: Segmen
     if len(layers.order):
         with np.errstate(invalid="ignore", over="ignore"):  # inf - inf in a gradient is data
             gathered = partials[layers.order]
-            if len(layers.present) < len(layers.order):
+            if len(layers.nonempty) < len(layers.order):
                 gathered = add.reduceat(gathered, layers.first, axis=0)
-            reduced[layers.present] = gathered
+            reduced[layers.nonempty] = gathered
             reduced[-1] = add.reduce(reduced[:-1], axis=0)
     return reduced

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from fastgeom.engines.cpu.loops.sketch import TILE, sketch
 from fastgeom.layout.addresses import AddressTable
 from fastgeom.layout.chunks import Ints, Segments, chunk_table, segments
 from fastgeom.layout.count_sketch import SketchPlan
+from fastgeom.validation import check_sketch_output
 
 __all__ = ["TILE", "PastSketches", "SketchTasks", "past_sketches", "sketch_moments", "sketch_tasks", "update_sketch"]
 
@@ -93,7 +93,7 @@ def _make_tasks(plan: SketchPlan) -> SketchTasks:
         np.concatenate([plan.first_tensor[tiles.group], pieces.tensor]),
         np.concatenate([tiles.bucket, pieces.start]),
         np.concatenate([tiles.width, pieces.length]),
-        np.concatenate([plan.offsets[tiles.group] + tiles.bucket, plan.places[pieces.tensor] + pieces.start]),
+        np.concatenate([plan.offsets[tiles.group] + tiles.bucket, plan.exact_offsets[pieces.tensor] + pieces.start]),
         np.concatenate([(tiles.width * per_bucket[tiles.group]).astype(np.int64), pieces.length]),
         segments(group, plan.n_groups),
     )
@@ -173,8 +173,7 @@ def _sketch(
     run_chunks: Deal,
 ) -> tuple[NDArray[np.float64], Ints]:
     if out is not None:
-        if out.dtype is not torch.float32 or out.shape != (plan.total,) or not out.is_contiguous():
-            raise ValueError(f"out: expected {plan.total} contiguous float32, got {tuple(out.shape)} {out.dtype}")
+        check_sketch_output(out, plan.total)
         out.numpy().fill(0)  # the padding of exact groups, which no task writes
     tasks, past = sketch_tasks(plan), past or past_sketches(plan)
     sums, bad = np.zeros((len(tasks), 3)), np.zeros((len(tasks), 1), np.int64)

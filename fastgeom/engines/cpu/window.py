@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastgeom.engines.cpu.passes import CpuPasses
 from fastgeom.engines.cpu.ring_index import Lags, RingIndex
-from fastgeom.engines.dtypes import kept_dtypes
+from fastgeom.engines.dtypes import ring_dtypes
 from fastgeom.engines.results import UpdateMoments, WindowStatistics
 from fastgeom.layout.addresses import AddressTable
 from fastgeom.layout.layout import Layout
@@ -129,7 +129,7 @@ class CpuWindow:
         return None if known.previous is None else self._overlay[known.previous]
 
     def _allocate(self, gradients: list[torch.dtype]) -> None:
-        kept = kept_dtypes(self._layout.names, gradients, self._dtype)
+        kept = ring_dtypes(self._layout.names, gradients, self._dtype)
         lost = np.array([ring is not own for ring, own in zip(kept, gradients, strict=True)])
         self._ring = TensorStore(self._layout, self._engine, [*kept], self._window)
         in_full = TensorStore(

@@ -22,7 +22,7 @@ from fastgeom.kernels.window.window import absmax_column, launch_window, window_
 from fastgeom.layout.addresses import AddressTable
 from fastgeom.layout.chunks import chunk_table
 from fastgeom.layout.layout import Layout
-from fastgeom.validation import DTYPES, check_deferrable
+from fastgeom.validation import DTYPES, check_defer_limit, check_deferrable, check_ring_rows
 
 
 class TritonDeferredWindow(TritonWindow):
@@ -44,10 +44,7 @@ class TritonDeferredWindow(TritonWindow):
     def __init__(
         self, layout: Layout, engine: TritonDevice, window: int, *, defer: int, track_updates: bool = False
     ) -> None:
-        if window + defer > MAX_SLOTS:
-            raise ValueError(
-                f"history defer: expected window + defer of at most {MAX_SLOTS} on a GPU, got {window} + {defer}"
-            )
+        check_ring_rows(window, defer, MAX_SLOTS)
         super().__init__(layout, engine, window, track_updates=track_updates, slots=window + defer)
         self._defer = defer
         self._valid_step = torch.full((window + defer,), NEVER, dtype=torch.int64, device=engine.device)
@@ -134,11 +131,7 @@ class TritonDeferredWindow(TritonWindow):
     def _allocate(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
         check_deferrable(self._layout.names, gradient.code)
         for code in np.unique(gradient.code):
-            if self._defer > max_block(DTYPES[code].itemsize):
-                raise ValueError(
-                    f"history defer: expected at most {max_block(DTYPES[code].itemsize)} for {DTYPES[code]} gradients "
-                    f"on a GPU, got {self._defer}"
-                )
+            check_defer_limit(self._defer, max_block(DTYPES[code].itemsize), DTYPES[code])
         super()._allocate(gradient, parameter)
         self._passes, launches = [], []
         for ring in self._rings.rings:

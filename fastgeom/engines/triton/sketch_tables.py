@@ -122,7 +122,7 @@ def _copies(plan: SketchPlan, copy: int) -> tuple[Ints, Ints]:
         end = plan.offsets[g] + plan.sizes[g]
         padding = end - numels[members].sum() - plan.offsets[g]
         tensors, lengths = np.append(members, -1), np.append(numels[members], padding)
-        targets = np.append(plan.places[members], end - padding)
+        targets = np.append(plan.exact_offsets[members], end - padding)
         for tensor, length, target in zip(tensors, lengths, targets, strict=True):
             start = np.arange(0, length, copy)
             rows.append(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgeom.engines.dtypes import kept_dtypes
+from fastgeom.engines.dtypes import ring_dtypes
 from fastgeom.engines.results import LateLags, UpdateMoments, WindowStatistics
 from fastgeom.engines.triton.capture import capturing
 from fastgeom.engines.triton.device import TritonDevice, reciprocal
@@ -162,7 +162,7 @@ class TritonWindow:
 
     def _allocate(self, gradient: AddressTable, parameter: AddressTable | None) -> None:
         """Allocate the rings and the partial sums."""
-        dtypes = kept_dtypes(self._layout.names, [DTYPES[c] for c in gradient.code], self._dtype)
+        dtypes = ring_dtypes(self._layout.names, [DTYPES[c] for c in gradient.code], self._dtype)
         self._rings = GradientRings(
             self._layout, self._engine, self._slots, dtypes, gradient=gradient, parameter=parameter
         )
