@@ -117,20 +117,20 @@ class Cpu:
 
     def launches(self, call: Work) -> int:
         """Operations of torch, and passes of our engine, in one call."""
-        from fastgeom.engines.cpu import passes as cpu_passes
+        from fastgeom.engines.cpu import threads
 
-        passes, run_chunks = [0], cpu_passes.run_chunks
+        passes, run_chunks = [0], threads.run_chunks
 
         def counted(*arguments: object) -> None:
             passes[0] += 1
             run_chunks(*arguments)
 
-        cpu_passes.run_chunks = counted
+        threads.run_chunks = counted
         try:
             with _Operations() as operations:
                 call()
         finally:
-            cpu_passes.run_chunks = run_chunks
+            threads.run_chunks = run_chunks
         return operations.count + passes[0]
 
     def peak_bytes(self, call: Work) -> int | None:

@@ -8,9 +8,8 @@ import torch
 
 import fastgeom
 from fastgeom import reference
-from fastgeom.engines.cpu import deferred_window as cpu_deferred
-from fastgeom.engines.cpu.engine import CpuEngine
-from fastgeom.engines.cpu.loops import window as cpu_loops
+from fastgeom.engines.cpu import deferred_window, passes
+from fastgeom.engines.cpu.loops import window as loops
 from fastgeom.history import choose as history
 
 CLOCKS = {"wall_time", "measure_time_ms"}
@@ -63,10 +62,10 @@ def test_a_deferred_window_gives_the_exact_one_s_numbers_under_their_own_steps(t
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_large_deferred_window_stores_past_the_caches_what_a_small_one_stores(tmp_path, monkeypatch, dtype):
-    found, streamed, pass_of = [], [], cpu_loops.window_moments
-    monkeypatch.setattr(cpu_loops, "window_moments", lambda *a: (streamed.append(bool(a[-1])), pass_of(*a)))
+    found, streamed, pass_of = [], [], loops.window_moments
+    monkeypatch.setattr(loops, "window_moments", lambda *a: (streamed.append(bool(a[-1])), pass_of(*a)))
     for least in (10**9, 1000):
-        monkeypatch.setattr(cpu_deferred, "_STREAMED_ELEMENTS", least)
+        monkeypatch.setattr(deferred_window, "_STREAMED_ELEMENTS", least)
         options = {"window": 3, "history": fastgeom.Exact(defer=4), "dtype": dtype}
         found.append(run(tmp_path / f"{least}.h5", range(9), **options)[0])
     assert streamed == [False] * 9 + [True] * 9
@@ -224,13 +223,13 @@ def test_recorded_sketches_compare_any_two_steps_of_a_run(tmp_path):
 
 def test_the_memory_of_sketches_is_window_times_size(monkeypatch):
     taken = []
-    zeros = CpuEngine.zeros
+    zeros = passes.zeros
 
-    def counted(self, rows, n_elements, dtype):
+    def counted(rows, n_elements, dtype):
         taken.append(rows * n_elements * dtype.itemsize)
-        return zeros(self, rows, n_elements, dtype)
+        return zeros(rows, n_elements, dtype)
 
-    monkeypatch.setattr(CpuEngine, "zeros", counted)
+    monkeypatch.setattr(passes, "zeros", counted)
     named = made()
     size, window = 1024, 16
     with fastgeom.Probe(named, window=window, history=fastgeom.Sketch(size=size)) as probe:

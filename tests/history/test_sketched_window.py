@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastgeom.engines.cpu.engine import CpuEngine
 from fastgeom.engines.cpu.sketch_passes import TILE, sketch_moments, update_sketch
 from fastgeom.engines.cpu.sketcher import CpuSketchWindow
 from fastgeom.engines.results import SketchMoments, UpdateMoments
@@ -20,7 +19,6 @@ from fastgeom.layout.layout import Layout
 from tests.support import FLOOR, assert_same_bits, memory_of, random_tensor, table
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
-ENGINE = CpuEngine()
 TENSORS = {
     "a.weight": (70_001, F32),
     "a.bias": (300, F64),
@@ -162,7 +160,7 @@ class Measured:
 def run(window: int, *, updates: bool = False) -> Iterator[Measured]:
     """A run of all steps through a window."""
     layout, plan = layout_and_plan()
-    past, truth, common = CpuSketchWindow(layout, ENGINE, plan, window), Truth(plan, window), common_part()
+    past, truth, common = CpuSketchWindow(layout, plan, window), Truth(plan, window), common_part()
     parameter = [torch.zeros_like(t) for t in common]
     for step in STEPS:
         gradient, scale = gradient_at(step, common), 1.0 / (step.scale or 1.0)
@@ -213,7 +211,7 @@ def test_lags_differences_and_sums_are_those_of_plain_sketches_kept_one_by_one(w
 
 def test_norms_and_counts_are_exact_also_of_a_step_that_is_skipped() -> None:
     layout, plan = layout_and_plan()
-    past, common = CpuSketchWindow(layout, ENGINE, plan, 2), common_part()
+    past, common = CpuSketchWindow(layout, plan, 2), common_part()
     for step in STEPS:
         gradient = gradient_at(step, common)
         exact, _ = past.measure(table(gradient), step.number, **options_of(step))
@@ -243,7 +241,7 @@ def test_updates_are_compared_with_the_gradient_before_and_leave_no_trace(window
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf], ids=str)
 def test_a_gradient_that_is_not_finite_spoils_the_lags_that_meet_it_and_no_others(bad) -> None:
     layout, plan = layout_and_plan()
-    past, common, window = CpuSketchWindow(layout, ENGINE, plan, 3), common_part(), 3
+    past, common, window = CpuSketchWindow(layout, plan, 3), common_part(), 3
     spoilt = [1, 3]  # layers b, which is exact, and d
     for number in range(8):
         gradient = gradient_at(Step(number), common)
@@ -289,7 +287,7 @@ def test_a_tensor_of_an_exact_layer_that_is_longer_than_a_chunk_is_kept_whole() 
     plan = SketchPlan(numels, [0, 0, 1], 2, 2**18)
     assert plan.exact.tolist() == [True, False]
     layout = Layout([(f"{'ab'[n > 10**5]}.{n}", torch.zeros(n)) for n in numels])
-    past, truth = CpuSketchWindow(layout, ENGINE, plan, 2), Truth(plan, 2)
+    past, truth = CpuSketchWindow(layout, plan, 2), Truth(plan, 2)
     for number in range(3):
         gradient = [random_tensor(n, F32) for n in numels]
         out = torch.full((plan.total,), torch.nan)
@@ -302,7 +300,7 @@ def test_a_tensor_of_an_exact_layer_that_is_longer_than_a_chunk_is_kept_whole() 
 
 def test_the_snapshot_has_the_dtypes_of_the_first_parameters() -> None:
     layout, plan = layout_and_plan()
-    past, x = CpuSketchWindow(layout, ENGINE, plan, 2), common_part()
+    past, x = CpuSketchWindow(layout, plan, 2), common_part()
     past.prepare(table(x), table(x))
     past.prepare(table(x))
     with pytest.raises(ValueError, match=r"^parameter 'a.weight': expected dtype torch.float32 .*, got torch.b"):
@@ -334,7 +332,7 @@ def test_the_memory_is_window_sketches_and_not_one_more(numels) -> None:
     parameters = [torch.zeros(n) for n in numels]
     layout = Layout([(f"{k}.weight", x) for k, x in enumerate(parameters)])
     plan = SketchPlan(layout.numels, layout.layer, len(layout.layers), size)
-    past, allowed = CpuSketchWindow(layout, ENGINE, plan, window), 0.01 * window * plan.total * 4
+    past, allowed = CpuSketchWindow(layout, plan, window), 0.01 * window * plan.total * 4
     gradient = table([torch.ones(n) for n in numels])
     for step in range(window + 2):
         past.prepare(gradient)
@@ -364,7 +362,7 @@ def test_no_bit_depends_on_the_number_of_threads() -> None:
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            past = CpuSketchWindow(layout, ENGINE, plan, 2)
+            past = CpuSketchWindow(layout, plan, 2)
             for step, g in enumerate(gradients):
                 past.prepare(table(g), table(g))
                 updated = past.measure_update(table(g), table(gradients[0]), step)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgeom import reference
+from fastgeom.engines.cpu import threads
 from fastgeom.engines.cpu.sketch_passes import TILE, sketch_moments, sketch_tasks, update_sketch
 from fastgeom.layout.count_sketch import (
     MAX_SIZE,
@@ -246,34 +247,35 @@ def test_a_sketch_depends_on_its_own_group_s_tensors_alone() -> None:
     assert_same_bits(sketched(alone, [first]), groups_of(both, sketched(both, [first, second]))[0])
 
 
-# ---------------------------------------------------------------- dealing
+# ---------------------------------------------------------------- threads
 
 
-def in_pieces(loop: Callable[..., None], tasks, cost, *arguments) -> None:
+def in_threes(loop: Callable[..., None], tasks, cost, *arguments) -> None:
     """Backwards, three at a time."""
     assert len(cost) == len(tasks)
-    for piece in np.array_split(tasks[::-1], max(1, len(tasks) // 3)):
-        loop(piece, *arguments)
+    for some in np.array_split(tasks[::-1], max(1, len(tasks) // 3)):
+        loop(some, *arguments)
 
 
-def among(threads: int) -> Callable[..., None]:
+def among(n_threads: int) -> Callable[..., None]:
     """One task at a time, to whichever thread is free."""
 
     def run_chunks(loop: Callable[..., None], tasks, cost, *arguments) -> None:
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(n_threads) as pool:
             list(pool.map(lambda task: loop(np.array([task]), *arguments), tasks))
 
     return run_chunks
 
 
-def test_no_bit_depends_on_how_the_work_is_dealt_or_on_the_number_of_threads() -> None:
+def test_no_bit_depends_on_how_the_work_is_shared_or_on_the_number_of_threads(monkeypatch) -> None:
     numels, groups = [700_000, 3, 90_000, 2000], [0, 1, 2, 2]
     plan = SketchPlan(numels, groups, 3, 2**14)
     tensors = [random_tensor(n, d) for n, d in zip(numels, DTYPES, strict=True)]
     results = []
-    for options in ({}, {"run_chunks": in_pieces}, {"run_chunks": among(2)}, {"run_chunks": among(5)}):
+    for run_chunks in (threads.run_chunks, in_threes, among(2), among(5)):
+        monkeypatch.setattr(threads, "run_chunks", run_chunks)
         out = torch.full((plan.total,), torch.nan)
-        moments = sketch_moments(plan, table(tensors), out, **options)
+        moments = sketch_moments(plan, table(tensors), out)
         results.append([out, *(torch.from_numpy(m.copy()) for m in moments)])
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
@@ -364,15 +366,18 @@ def test_the_sketch_and_moments_of_an_update_are_those_of_the_difference(dtype, 
         assert_same_bits(kept, new)
 
 
-def test_updates_of_whole_numbers_have_the_sums_of_the_definition_and_absent_gradients_count_as_zeros() -> None:
+def test_updates_of_whole_numbers_have_the_sums_of_the_definition_and_absent_gradients_count_as_zeros(
+    monkeypatch,
+) -> None:
     plan = SketchPlan(UPDATE_NUMELS, UPDATE_GROUPS, 3, 2**13, seed=4)
     before, after = ([whole_numbers(n) for n in UPDATE_NUMELS] for _ in range(2))
     update = [a - b for a, b in zip(after, before, strict=True)]
     gradient = [whole_numbers(n) for n in UPDATE_NUMELS]
+    monkeypatch.setattr(threads, "run_chunks", in_threes)
     for g in ([None] * 6, [None, *gradient[1:]]):
         out = torch.full((plan.total,), torch.nan)
         snapshot = [t.clone() for t in before]
-        sums = update_sketch(plan, table(after), table(snapshot), out, gradient=table(g), run_chunks=in_pieces)
+        sums = update_sketch(plan, table(after), table(snapshot), out, gradient=table(g))
         assert_same_bits(out, definition(plan, update).float())
         known = [(d, u) for d, u in zip(g, update, strict=True) if d is not None]
         assert sums.sum(0)[2] == (reference.dot(*map(list, zip(*known, strict=True))) if known else 0)

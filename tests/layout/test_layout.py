@@ -8,14 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fastgeom import reference
-from fastgeom.engines.cpu.engine import CpuEngine
+from fastgeom.engines.cpu import passes
 from fastgeom.layout.chunks import CHUNK_ELEMENTS, chunk_table, segments
 from fastgeom.layout.layout import Layout
 from fastgeom.layout.reader import TensorReader
 from fastgeom.validation import DTYPES
 from tests.support import assert_accurate
-
-ENGINE = CpuEngine()
 
 
 class Block(nn.Module):
@@ -239,7 +237,7 @@ DENSE = ("contiguous", "channels last", "transposed")
 
 def dot_in(layout: Layout, a: list[Tensor], b: list[Tensor]) -> float:
     located = [TensorReader(layout, "gradient").locate(x) for x in (a, b)]
-    moments = ENGINE.window_moments(layout.chunks, layout.segments, located[0], rows=[located[1]])
+    moments = passes.window_moments(layout.chunks, layout.segments, located[0], rows=[located[1]])
     return float(moments.dots[-1, 0])
 
 
@@ -328,7 +326,7 @@ def test_what_changes_from_step_to_step_is_found_again_each_time() -> None:
     for order in steps:
         x = ORDERS[order](torch.randn(SHAPE))
         located = reader.locate([x, y])
-        moments = ENGINE.window_moments(layout.chunks, layout.segments, located, rows=[row_table])
+        moments = passes.window_moments(layout.chunks, layout.segments, located, rows=[row_table])
         assert_accurate(float(moments.dots[-1, 0]), reference.dot([x, y], row), torch.mul, [x, y], row)
         assert (located.address[0] == x.data_ptr()) == (order == "contiguous")
         assert located.address[1] == y.data_ptr()

@@ -18,8 +18,9 @@ class Mutant:
     """Its tests that are run, as for ``pytest -k``: enough to find the fault, few enough to be quick."""
 
 
-CPU_LOOPS, CPU_LINES, CPU_MEMORY = (
+CPU_WINDOW, CPU_SHARED, CPU_SIMD, CPU_MEMORY = (
     "fastgeom/engines/cpu/loops/window.py",
+    "fastgeom/engines/cpu/loops/shared.py",
     "fastgeom/engines/cpu/loops/simd.py",
     "fastgeom/engines/cpu/loops/memory.py",
 )
@@ -29,7 +30,7 @@ CODEGEN_TESTS = "tests/bench/test_codegen.py"
 CPU = (
     Mutant(
         "cpu: sum and difference swapped",
-        CPU_LOOPS,
+        CPU_SHARED,
         "SUM_SQ, DIFF, SUM = 0, 1, 2",
         "SUM_SQ, DIFF, SUM = 0, 2, 1",
         CPU_TESTS,
@@ -37,7 +38,7 @@ CPU = (
     ),
     Mutant(
         "cpu: the last element of a block left out",
-        CPU_LOOPS,
+        CPU_SHARED,
         "for i in range(x.size):\n        total += np.float64(x[i]) * np.float64(widen(row[i]))",
         "for i in range(x.size - 1):\n        total += np.float64(x[i]) * np.float64(widen(row[i]))",
         CPU_TESTS,
@@ -45,47 +46,47 @@ CPU = (
     ),
     Mutant(
         "cpu: the largest magnitude by signed bits",
-        CPU_LINES,
+        CPU_SIMD,
         "ir.Constant(self._words, [(1 << (self._bits.width - 1)) - 1] * _LANES)",
         "ir.Constant(self._words, [(1 << self._bits.width) - 1] * _LANES)",
         CPU_TESTS,
         "every_size_and_number_of_rows and float32-float32-float32",
     ),
     Mutant(
-        "cpu: inf in the last elements of a piece not counted",
-        CPU_LOOPS,
-        "max(absmax, rest_absmax), bad + rest_bad",
-        "max(absmax, rest_absmax), bad",
+        "cpu: inf in the last elements of a block not counted",
+        CPU_WINDOW,
+        "max(largest, rest_largest), n_nonfinite + rest_n_nonfinite",
+        "max(largest, rest_largest), n_nonfinite",
         CPU_TESTS,
         "nonfinite or nan or inf",
     ),
     Mutant(
         "cpu: the fourth row's dot added to the third",
-        CPU_LOOPS,
+        CPU_WINDOW,
         "sums[3] += d",
         "sums[2] += d",
         CPU_TESTS,
         "every_size_and_number_of_rows and float32-float32-float32",
     ),
     Mutant(
-        "cpu: rows met in the first pass read again",
-        CPU_LOOPS,
-        "for first in range(met, count, 4):",
+        "cpu: rows done in the first pass read again",
+        CPU_WINDOW,
+        "for first in range(n_rows_done, count, 4):",
         "for first in range(0, count, 4):",
         CPU_TESTS,
         "every_size_and_number_of_rows and float32-float32-float32",
     ),
     Mutant(
         "cpu: what follows the last whole line is not streamed",
-        CPU_LOOPS,
-        "for i in range(head + n_lines * in_line, size):",
-        "for i in range(head + n_lines * in_line, size - 1):",
+        CPU_WINDOW,
+        "for i in range(head + n_lines * per_line, size):",
+        "for i in range(head + n_lines * per_line, size - 1):",
         CPU_TESTS,
         "past_the_caches",
     ),
     Mutant(
         "cpu: a scaled gradient streamed as it came",
-        CPU_LOOPS,
+        CPU_WINDOW,
         "gradient_kind.dtype == row_kind.dtype and scale == 1.0",
         "gradient_kind.dtype == row_kind.dtype",
         CPU_TESTS,
@@ -101,15 +102,15 @@ CPU = (
     ),
     Mutant(
         "cpu: the last cache line of a long run left out",
-        CPU_LOOPS,
-        "n_lines = min(_PIECE, done - begin) // in_line",
-        "n_lines = min(_PIECE, done - begin) // in_line - (begin > 0)",
+        CPU_SHARED,
+        "n_lines = min(CACHED_ELEMENTS, done - begin) // per_line",
+        "n_lines = min(CACHED_ELEMENTS, done - begin) // per_line - (begin > 0)",
         CPU_TESTS,
         "every_size_and_number_of_rows and float32-float32-float32",
     ),
     Mutant(
         "cpu: bfloat16 rows read half a line too short",
-        CPU_LINES,
+        CPU_SIMD,
         "steps = max(1, LINE_BYTES // row_bytes // _LANES)",
         "steps = min(2, LINE_BYTES // row_bytes // _LANES)",
         CPU_TESTS,
@@ -402,8 +403,8 @@ SKETCHES = (
     Mutant(
         "cpu: the oldest sketch is overwritten before it is read",
         "fastgeom/engines/cpu/loops/sketch.py",
-        "    count, offset = rows.shape[0], place * 4\n",
-        "    count, offset = rows.shape[0], place * 4\n    _write(x, store, place, _FLOAT32)\n",
+        "    count, offset = rows.shape[0], target * 4\n",
+        "    count, offset = rows.shape[0], target * 4\n    write(x, store, target, _FLOAT32)\n",
         "tests/history/test_sketched_window.py",
         "kept_one_by_one and 3",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgeom.engines.cpu.passes import CpuPasses
+from fastgeom.engines.cpu import passes
 from fastgeom.engines.cpu.ring_index import RingIndex
 from fastgeom.engines.cpu.window import ParameterSnapshot, TensorStore, reciprocal
 from fastgeom.engines.results import LateLags, UpdateMoments, WindowStatistics
@@ -24,19 +24,16 @@ class CpuDeferredWindow:
 
     Args:
         layout: the measured tensors.
-        engine: computes on them.
         window: how many gradients before its own each is compared with.
         defer: B, how many steps share a pass.
         track_updates: whether `measure_update` will be called.
     """
 
-    def __init__(
-        self, layout: Layout, engine: CpuPasses, window: int, *, defer: int, track_updates: bool = False
-    ) -> None:
-        self._layout, self._engine, self._window, self._defer = layout, engine, window, defer
-        self._snapshot = ParameterSnapshot(layout, engine) if track_updates else None
+    def __init__(self, layout: Layout, window: int, *, defer: int, track_updates: bool = False) -> None:
+        self._layout, self._window, self._defer = layout, window, defer
+        self._snapshot = ParameterSnapshot(layout) if track_updates else None
         self._ring: list[AddressTable] = []
-        self._slots = RingIndex(window + defer, window, (len(layout.layers) + 1,))
+        self._index = RingIndex(window + defer, window, (len(layout.layers) + 1,))
         self._pending: list[tuple[int, int, Tensor]] = []
         self._streamed = int(layout.numels.sum()) * (window + defer) >= _STREAMED_ELEMENTS
 
@@ -45,7 +42,7 @@ class CpuDeferredWindow:
         if not self._ring:
             check_deferrable(self._layout.names, gradient.code)
             dtypes = [DTYPES[c] for c in gradient.code]
-            self._ring = TensorStore(self._layout, self._engine, [*dtypes], self._window + self._defer).row
+            self._ring = TensorStore(self._layout, [*dtypes], self._window + self._defer).row
         check_dtypes(self._layout.names, "gradient of ", self._ring[0].code, gradient.code, gradient.address)
         if self._snapshot is not None and parameter is not None:
             self._snapshot.prepare(parameter)
@@ -55,26 +52,26 @@ class CpuDeferredWindow:
     ) -> UpdateMoments:
         """See `HistoryWindow.measure_update`."""
         assert self._snapshot is not None, "made without track_updates"
-        slot = self._slots.lags(step).previous
-        previous = None if slot is None else self._ring[slot]
+        row = self._index.lags(step).previous
+        previous = None if row is None else self._ring[row]
         return self._snapshot.measure(parameter, gradient, previous, scale=reciprocal(grad_scale))
 
     def measure(
         self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
     ) -> WindowStatistics:
         """See `HistoryWindow.measure`."""
-        slot = self._slots.evict_oldest()
-        moments = self._engine.window_moments(
+        row = self._index.evict_oldest()
+        moments = passes.window_moments(
             self._layout.chunks,
             self._layout.segments,
             gradient,
-            store=self._ring[slot],
+            store=self._ring[row],
             scale=reciprocal(grad_scale),
             streamed=self._streamed,
         )
         skipped = found_inf is not None and float(found_inf) != 0
-        self._slots.commit(None if skipped else step, moments.grad_norm)
-        self._pending.append((step, slot, moments.grad_norm))
+        self._index.commit(None if skipped else step, moments.grad_norm)
+        self._pending.append((step, row, moments.grad_norm))
         late = self.finish() if len(self._pending) == self._defer else ()
         return WindowStatistics(
             moments.grad_sq,
@@ -99,18 +96,22 @@ class CpuDeferredWindow:
         pending, self._pending = self._pending, []
         if not pending:
             return ()
-        slots = [slot for _, slot, _ in pending]
-        dots, squares = self._engine.gram_moments(
-            self._layout.chunks, self._layout.segments, self._ring, new=slots,
-            before=[(slot - 1) % len(self._ring) for slot in slots], window=self._window,
-        )  # fmt: skip
+        rows = [row for _, row, _ in pending]
+        dots, squares = passes.gram_moments(
+            self._layout.chunks,
+            self._layout.segments,
+            self._ring,
+            new=rows,
+            before=[(row - 1) % len(self._ring) for row in rows],
+            window=self._window,
+        )
         return tuple(self._lags(step, norm, dots[:, i], squares[:, i]) for i, (step, _, norm) in enumerate(pending))
 
     def _lags(self, step: int, norm: Tensor, dots: Tensor, squares: Tensor) -> LateLags:
-        """Those of a step: its dots with all slots, (layer + 1, slot), by lag, and its squares, (layer + 1, 2)."""
-        known = self._slots.lags(step)
-        lag_dot = dots[:, known.slots]
-        if known.previous is None:
+        """Those of a step: its dots with all rows, (layer + 1, row), by lag, and its squares, (layer + 1, 2)."""
+        lags = self._index.lags(step)
+        lag_dot = dots[:, lags.rows]
+        if lags.previous is None:
             squares = torch.full_like(squares, torch.nan)
-        lag_cosine = lag_dot / (known.norms * norm[:, None])
-        return LateLags(step, known.spread(lag_dot), known.spread(lag_cosine), *squares.unbind(1))
+        lag_cosine = lag_dot / (lags.norms * norm[:, None])
+        return LateLags(step, lags.spread(lag_dot), lags.spread(lag_cosine), *squares.unbind(1))

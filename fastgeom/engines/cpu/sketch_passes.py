@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastgeom.engines.cpu import threads
 from fastgeom.engines.cpu.loops.sketch import TILE, sketch
 from fastgeom.layout.addresses import AddressTable
 from fastgeom.layout.chunks import Ints, Segments, chunk_table, segments
@@ -20,18 +21,17 @@ __all__ = ["TILE", "PastSketches", "SketchTasks", "past_sketches", "sketch_momen
 
 _WIDTHS = (TILE, 1024, 512, 256, 128)
 
-Deal = Callable[..., None]
-
 
 @dataclass(frozen=True)
 class SketchTasks:
-    """Who computes what: a tile of buckets, or a piece of a tensor of an exact group; arrays of shape (task,).
+    """The work of a sketch: tiles of buckets, and chunks of the tensors of exact groups; arrays of shape (task,).
 
     Attributes:
-        group: whose.
-        member: the tensor, as its place in ``plan.tensors``; for a tile the group's first.
-        begin, length: the buckets of the tile, counted from the group's first, or the elements of the piece.
-        place: where they stand in a sketch.
+        group: of each task.
+        member: the tensor, as its index in ``plan.tensors``; for a tile the group's first.
+        begin: the first bucket of the tile, counted from the group's first, or the first element of the chunk.
+        length: number of buckets or elements.
+        target: the first bucket of a sketch that they go to.
         elements: how many are read.
         segments: the tasks gathered by group.
     """
@@ -40,7 +40,7 @@ class SketchTasks:
     member: Ints
     begin: Ints
     length: Ints
-    place: Ints
+    target: Ints
     elements: Ints
     segments: Segments
 
@@ -76,7 +76,7 @@ _tasks: WeakKeyDictionary[SketchPlan, SketchTasks] = WeakKeyDictionary()
 
 
 def sketch_tasks(plan: SketchPlan) -> SketchTasks:
-    """The tasks of a plan, made once: tiles of all groups that are not exact, then pieces of the tensors of others."""
+    """The tasks of a plan, made once: tiles of all groups that are not exact, then chunks of the others' tensors."""
     if plan not in _tasks:
         _tasks[plan] = _make_tasks(plan)
     return _tasks[plan]
@@ -86,22 +86,17 @@ def _make_tasks(plan: SketchPlan) -> SketchTasks:
     tiles, numels = plan.tiles(*_WIDTHS), np.asarray(plan.numels, np.int64)
     per_bucket = np.bincount(np.asarray(plan.groups), numels, plan.n_groups) / plan.sizes
     owner = np.repeat(np.arange(plan.n_groups), np.diff(plan.first_tensor))
-    pieces = chunk_table(np.where(plan.exact[owner], numels[plan.tensors], 0))
-    group = np.concatenate([tiles.group, owner[pieces.tensor]])
+    chunks = chunk_table(np.where(plan.exact[owner], numels[plan.tensors], 0))
+    group = np.concatenate([tiles.group, owner[chunks.tensor]])
     return SketchTasks(
         group,
-        np.concatenate([plan.first_tensor[tiles.group], pieces.tensor]),
-        np.concatenate([tiles.bucket, pieces.start]),
-        np.concatenate([tiles.width, pieces.length]),
-        np.concatenate([plan.offsets[tiles.group] + tiles.bucket, plan.exact_offsets[pieces.tensor] + pieces.start]),
-        np.concatenate([(tiles.width * per_bucket[tiles.group]).astype(np.int64), pieces.length]),
+        np.concatenate([plan.first_tensor[tiles.group], chunks.tensor]),
+        np.concatenate([tiles.bucket, chunks.start]),
+        np.concatenate([tiles.width, chunks.length]),
+        np.concatenate([plan.offsets[tiles.group] + tiles.bucket, plan.exact_offsets[chunks.tensor] + chunks.start]),
+        np.concatenate([(tiles.width * per_bucket[tiles.group]).astype(np.int64), chunks.length]),
         segments(group, plan.n_groups),
     )
-
-
-def _in_turn(loop: Callable[..., None], tasks: Ints, cost: Ints, *arguments: object) -> None:
-    """All of it on the calling thread."""
-    loop(tasks, *arguments)
 
 
 def sketch_moments(
@@ -111,7 +106,6 @@ def sketch_moments(
     *,
     past: PastSketches | None = None,
     scale: float = 1.0,
-    run_chunks: Deal = _in_turn,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], Ints]:
     """One read of a gradient: the sketch of every group, and the moments that every step has.
 
@@ -121,9 +115,6 @@ def sketch_moments(
         out: (plan.total,) float32, contiguous, in CPU memory; overwritten. ``None`` keeps no sketch but a stored one.
         past: what the sketch is compared with, and where it is stored.
         scale: what the gradient is multiplied by when read.
-        run_chunks: called as ``run_chunks(loop, tasks, cost, *arguments)``; runs ``loop(some_tasks, *arguments)`` until
-            every task
-            is done, on any number of threads.
 
     Returns:
         (task, 1) sum g^2, (task,) max |g|, (task,) int64 count of what is not finite. ``sketch_tasks(plan)`` has the
@@ -131,8 +122,8 @@ def sketch_moments(
 
     Cost: the gradient and the past sketches read; the sketch written.
     """
-    sums, bad = _sketch(plan, [gradient], out, past, scale=scale, run_chunks=run_chunks)
-    return sums[:, :1], sums[:, 1], bad
+    sums, nonfinite = _sketch(plan, [gradient], out, past, scale=scale)
+    return sums[:, :1], sums[:, 1], nonfinite
 
 
 def update_sketch(
@@ -144,13 +135,15 @@ def update_sketch(
     past: PastSketches | None = None,
     gradient: AddressTable | None = None,
     scale: float = 1.0,
-    run_chunks: Deal = _in_turn,
 ) -> NDArray[np.float64]:
     """One read of the parameters against their snapshot: the sketch of u = x - snapshot; then the snapshot is x.
 
     Args:
-        plan, out, past, run_chunks: as in `sketch_moments`.
-        parameter, snapshot: of one dtype; where both are at address 0, u is 0.
+        plan: which elements go where.
+        parameter: x; where it and the snapshot are at address 0, u is 0.
+        snapshot: of the same dtype; overwritten by x.
+        out: as in `sketch_moments`.
+        past: as in `sketch_moments`.
         gradient: for sum g u; where there is none that sum is 0.
         scale: what the gradient is multiplied by when read.
 
@@ -160,7 +153,7 @@ def update_sketch(
     Cost: gradient, parameter, snapshot and past sketches read; snapshot and sketch written.
     """
     nowhere = AddressTable(np.zeros_like(parameter.address), parameter.code)
-    return _sketch(plan, [gradient or nowhere, parameter, snapshot], out, past, scale=scale, run_chunks=run_chunks)[0]
+    return _sketch(plan, [gradient or nowhere, parameter, snapshot], out, past, scale=scale)[0]
 
 
 def _sketch(
@@ -170,18 +163,37 @@ def _sketch(
     past: PastSketches | None,
     *,
     scale: float,
-    run_chunks: Deal,
 ) -> tuple[NDArray[np.float64], Ints]:
     if out is not None:
         check_sketch_output(out, plan.total)
         out.numpy().fill(0)  # the padding of exact groups, which no task writes
     tasks, past = sketch_tasks(plan), past or past_sketches(plan)
-    sums, bad = np.zeros((len(tasks), 3)), np.zeros((len(tasks), 1), np.int64)
-    run_chunks(
-        sketch, np.arange(len(tasks)), tasks.elements + tasks.length * len(past.rows),
-        tasks.group, tasks.member, tasks.begin, tasks.length, tasks.place, plan.sizes, plan.blocks, plan.seeds,
-        plan.tensors, np.asarray(plan.numels, np.int64), plan.first_block, plan.end_block,
-        np.stack([table.address for table in tables]), np.stack([table.code for table in tables[:2]]), float(scale),
-        past.rows[:, None], past.previous, past.store, 0 if out is None else out.data_ptr(), sums, bad, past.sums,
-    )  # fmt: skip
-    return sums, bad[:, 0]
+    sums, nonfinite = np.zeros((len(tasks), 3)), np.zeros((len(tasks), 1), np.int64)
+    threads.run_chunks(
+        sketch,
+        np.arange(len(tasks)),
+        tasks.elements + tasks.length * len(past.rows),
+        tasks.group,
+        tasks.member,
+        tasks.begin,
+        tasks.length,
+        tasks.target,
+        plan.sizes,
+        plan.blocks,
+        plan.seeds,
+        plan.tensors,
+        np.asarray(plan.numels, np.int64),
+        plan.first_block,
+        plan.end_block,
+        np.stack([table.address for table in tables]),
+        np.stack([table.code for table in tables[:2]]),
+        float(scale),
+        past.rows[:, None],
+        past.previous,
+        past.store,
+        0 if out is None else out.data_ptr(),
+        sums,
+        nonfinite,
+        past.sums,
+    )
+    return sums, nonfinite[:, 0]

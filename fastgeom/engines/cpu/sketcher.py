@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgeom.engines.cpu.passes import CpuPasses
+from fastgeom.engines.cpu import passes
 from fastgeom.engines.cpu.ring_index import Lags, RingIndex
 from fastgeom.engines.cpu.sketch_passes import PastSketches, past_sketches
 from fastgeom.engines.cpu.window import ParameterSnapshot, reciprocal
@@ -19,39 +19,37 @@ class CpuSketcher:
     """Sketches of lists of tensors in CPU memory; see `Sketcher`.
 
     Args:
-        engine: computes on them.
         plan: which element goes where.
     """
 
-    def __init__(self, engine: CpuPasses, plan: SketchPlan) -> None:
-        self._engine, self._plan = engine, plan
+    def __init__(self, plan: SketchPlan) -> None:
+        self._plan = plan
 
     def prepare(self, gradient: AddressTable) -> None:
-        """See `Sketcher.prepare`; nothing is kept of it."""
+        """See `Sketcher.prepare`; nothing is remembered."""
 
     def sketch(self, gradient: AddressTable, out: Tensor) -> NormMoments:
         """See `Sketcher.sketch`."""
-        return self._engine.sketch_moments(self._plan, gradient, out)
+        return passes.sketch_moments(self._plan, gradient, out)
 
 
 class CpuSketchWindow:
     """The sketches of the last ``window`` gradients, and what a new one is against them; see `SketchWindow`.
 
     Memory: window × plan.total × 4 bytes, and 16 (layer + 1) bytes of norms for each; the parameters once where updates
-    are measured. A new sketch takes no memory of its own: what is whole of it goes over the oldest.
+    are measured. A new sketch takes no memory of its own: each complete part of it overwrites the oldest.
 
     Args:
         layout: the measured tensors.
-        engine: computes on them.
         plan: which element goes where.
         window: how many sketches to keep.
     """
 
-    def __init__(self, layout: Layout, engine: CpuPasses, plan: SketchPlan, window: int) -> None:
-        self._engine, self._plan = engine, plan
-        self._ring = engine.zeros(window, plan.total, torch.float32)
-        self._slots = RingIndex(window, window, (2, plan.n_groups + 1))
-        self._snapshot = ParameterSnapshot(layout, engine)
+    def __init__(self, layout: Layout, plan: SketchPlan, window: int) -> None:
+        self._plan = plan
+        self._ring = passes.zeros(window, plan.total, torch.float32)
+        self._index = RingIndex(window, window, (2, plan.n_groups + 1))
+        self._snapshot = ParameterSnapshot(layout)
 
     def prepare(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
         """See `SketchWindow.prepare`; sketches are float32 whatever the dtypes of the gradients."""
@@ -63,27 +61,32 @@ class CpuSketchWindow:
         self, parameter: AddressTable, gradient: AddressTable, step: int, *, grad_scale: Tensor | None = None
     ) -> tuple[UpdateMoments, SketchMoments]:
         """See `SketchWindow.measure_update`."""
-        known = self._slots.lags(step, window=1)
-        past = self._past(known)
-        exact = self._engine.update_sketch(
+        lags = self._index.lags(step, window=1)
+        past = self._past(lags)
+        exact = passes.update_sketch(
             self._plan, parameter, self._snapshot.parameters, gradient=gradient, past=past, scale=reciprocal(grad_scale)
         )
-        return exact, self._compared(known, past)[0]
+        return exact, self._compared(lags, past)[0]
 
     def measure(
-        self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None,
+        self,
+        gradient: AddressTable,
+        step: int,
+        *,
+        found_inf: Tensor | None = None,
+        grad_scale: Tensor | None = None,
         out: Tensor | None = None,
-    ) -> tuple[NormMoments, SketchMoments]:  # fmt: skip
+    ) -> tuple[NormMoments, SketchMoments]:
         """See `SketchWindow.measure`."""
-        known = self._slots.lags(step)
+        lags = self._index.lags(step)
         stored = found_inf is None or float(found_inf) == 0
-        past = self._past(known, self._slots.evict_oldest() if stored else None)
-        exact = self._engine.sketch_moments(self._plan, gradient, out, past=past, scale=reciprocal(grad_scale))
-        found, norm = self._compared(known, past)
+        past = self._past(lags, self._index.evict_oldest() if stored else None)
+        exact = passes.sketch_moments(self._plan, gradient, out, past=past, scale=reciprocal(grad_scale))
+        compared, norm = self._compared(lags, past)
         if stored:
             # A norm of inf or NaN is remembered as inf: NaN marks what was not measured.
-            self._slots.commit(step, torch.stack([norm, exact.grad_norm.nan_to_num(torch.inf, torch.inf)]))
-        return exact, found
+            self._index.commit(step, torch.stack([norm, exact.grad_norm.nan_to_num(torch.inf, torch.inf)]))
+        return exact, compared
 
     def step_on_device(self) -> None:
         """The host counts."""
@@ -91,21 +94,23 @@ class CpuSketchWindow:
     def resume(self, step: int) -> None:
         """The host counts."""
 
-    def _past(self, known: Lags, store: int | None = None) -> PastSketches:
-        """The rows of these lags; the one of slot ``store`` is written over."""
-        rows = [self._ring[slot].data_ptr() for slot in known.slots]
+    def _past(self, lags: Lags, store: int | None = None) -> PastSketches:
+        """The rows of these lags; the one at ring row ``store`` is written over."""
+        rows = [self._ring[row].data_ptr() for row in lags.rows]
         return past_sketches(
-            self._plan, rows, previous=0 if known.previous is None else rows[0],
+            self._plan,
+            rows,
+            previous=0 if lags.previous is None else rows[0],
             store=0 if store is None else self._ring[store].data_ptr(),
-        )  # fmt: skip
+        )
 
-    def _compared(self, known: Lags, past: PastSketches) -> tuple[SketchMoments, Tensor]:
+    def _compared(self, lags: Lags, past: PastSketches) -> tuple[SketchMoments, Tensor]:
         """A sketch against these lags; and its own norm, (layer + 1,)."""
-        sums = self._engine.past_moments(self._plan, past)
+        sums = passes.past_moments(self._plan, past)
         sketch_sq, diff_sq, sum_sq = sums[:, -3:].unbind(1)
         norm = sketch_sq.sqrt()
-        past_sketch_norm, past_norm = known.norms.unbind(0)
+        past_sketch_norm, past_norm = lags.norms.unbind(0)
         if past.previous == 0:
             diff_sq = sum_sq = torch.full_like(norm, torch.nan)
         lag_cosine = sums[:, :-3] / (past_sketch_norm * norm[:, None])
-        return SketchMoments(known.spread(lag_cosine), known.spread(past_norm), diff_sq, sum_sq), norm
+        return SketchMoments(lags.spread(lag_cosine), lags.spread(past_norm), diff_sq, sum_sq), norm

@@ -1,4 +1,4 @@
-"""Work dealt to as many threads as torch uses, and its partial sums gathered in a fixed order."""
+"""Run a compiled loop over chunks on as many threads as torch uses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fastgeom.layout.chunks import Ints
 
 SERIAL_ELEMENTS = 1 << 19
 """Below this many element reads a pass costs less than waking a thread."""
-_PIECES_PER_THREAD, _PIECE_READS = 4, 1 << 24
-"""Pieces for each thread, or as many as take some milliseconds each: a thread that is done first waits for the last."""
+_SHARES_PER_THREAD, _SHARE_READS = 4, 1 << 24
+"""Shares for each thread, or as many as take some milliseconds each: a thread that is done first waits for the last."""
 
 
 @lru_cache(maxsize=1)
@@ -25,19 +25,26 @@ def _threads(count: int, process: int) -> ThreadPoolExecutor:
 
 
 def run_chunks(loop: Callable[..., None], chunks: Ints, cost: Ints, *arguments: object) -> None:
-    """Run ``loop`` over pieces of ``chunks`` of about equal cost, on as many threads as torch uses."""
+    """Run ``loop(some_chunks, *arguments)`` until every chunk is done, on as many threads as torch uses.
+
+    Args:
+        loop: a compiled function that releases the GIL; what it writes for one chunk no other chunk touches.
+        chunks: indices, handed out in shares of about equal cost.
+        cost: (chunk,) element reads of each.
+        arguments: passed on to every call.
+    """
     count = torch.get_num_threads()
     total = int(cost.sum())
     if count == 1 or total < SERIAL_ELEMENTS:
         loop(chunks, *arguments)
         return
-    n_pieces = min(len(chunks), max(count * _PIECES_PER_THREAD, total // _PIECE_READS))
-    cuts = np.searchsorted(np.cumsum(cost), total * np.arange(1, n_pieces) / n_pieces)
-    pieces = iter(np.split(chunks, np.unique(cuts)))
+    n_shares = min(len(chunks), max(count * _SHARES_PER_THREAD, total // _SHARE_READS))
+    cuts = np.searchsorted(np.cumsum(cost), total * np.arange(1, n_shares) / n_shares)
+    shares = iter(np.split(chunks, np.unique(cuts)))
 
     def work() -> None:
-        for piece in pieces:
-            loop(piece, *arguments)
+        for share in shares:
+            loop(share, *arguments)
 
     others = [_threads(count - 1, os.getpid()).submit(work) for _ in range(count - 1)]
     try:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgeom.engines.cpu.passes import CpuPasses
+from fastgeom.engines.cpu import passes
 from fastgeom.engines.cpu.ring_index import Lags, RingIndex
 from fastgeom.engines.dtypes import ring_dtypes
 from fastgeom.engines.results import UpdateMoments, WindowStatistics
@@ -20,7 +20,6 @@ class TensorStore:
 
     Args:
         layout: the measured tensors.
-        engine: gives the memory.
         dtypes: the dtype to keep each in; ``None`` keeps no copy of that one.
         rows: number of copies.
 
@@ -28,15 +27,15 @@ class TensorStore:
         row: for each row, where the copies lie.
     """
 
-    def __init__(self, layout: Layout, engine: CpuPasses, dtypes: list[torch.dtype | None], rows: int) -> None:
+    def __init__(self, layout: Layout, dtypes: list[torch.dtype | None], rows: int) -> None:
         code = np.array([-1 if d is None else DTYPES.index(d) for d in dtypes], np.int8)
         address = np.zeros((rows, len(dtypes)), np.int64)
         blocks = []
-        for each in np.unique(code[code >= 0]):
-            dtype = DTYPES[each]
-            members = np.flatnonzero(code == each)
+        for present in np.unique(code[code >= 0]):
+            dtype = DTYPES[present]
+            members = np.flatnonzero(code == present)
             ends = np.cumsum(layout.numels[members])
-            block = engine.zeros(rows, int(ends[-1]), dtype)
+            block = passes.zeros(rows, int(ends[-1]), dtype)
             blocks.append(block)
             offsets = (ends - layout.numels[members])[None, :] + np.arange(rows)[:, None] * block.stride(0)
             address[:, members] = block.data_ptr() + offsets * block.element_size()
@@ -51,20 +50,23 @@ class CpuWindow:
 
     Args:
         layout: the measured tensors.
-        engine: computes on them.
         window: how many gradients to keep.
         dtype: what to keep them in, where that is less than their own; ``None`` for their own.
         track_updates: whether `measure_update` will be called.
     """
 
     def __init__(
-        self, layout: Layout, engine: CpuPasses, window: int, *, dtype: torch.dtype | None = None,
+        self,
+        layout: Layout,
+        window: int,
+        *,
+        dtype: torch.dtype | None = None,
         track_updates: bool = False,
-    ) -> None:  # fmt: skip
-        self._layout, self._engine, self._window, self._dtype = layout, engine, window, dtype
-        self._snapshot = ParameterSnapshot(layout, engine) if track_updates else None
+    ) -> None:
+        self._layout, self._window, self._dtype = layout, window, dtype
+        self._snapshot = ParameterSnapshot(layout) if track_updates else None
         self._gradient_code: np.ndarray[tuple[int], np.dtype[np.int8]] | None = None
-        self._slots = RingIndex(window, window, (len(layout.layers) + 1,))
+        self._index = RingIndex(window, window, (len(layout.layers) + 1,))
 
     def prepare(self, gradient: AddressTable, parameter: AddressTable | None = None) -> None:
         """See `HistoryWindow.prepare`."""
@@ -80,36 +82,36 @@ class CpuWindow:
     ) -> UpdateMoments:
         """See `HistoryWindow.measure_update`."""
         assert self._snapshot is not None, "made without track_updates"
-        previous = self._previous(self._slots.lags(step))
+        previous = self._previous(self._index.lags(step))
         return self._snapshot.measure(parameter, gradient, previous, scale=reciprocal(grad_scale))
 
     def measure(
         self, gradient: AddressTable, step: int, *, found_inf: Tensor | None = None, grad_scale: Tensor | None = None
     ) -> WindowStatistics:
         """See `HistoryWindow.measure`."""
-        known = self._slots.lags(step)
-        previous = self._previous(known)
-        target = self._slots.evict_oldest() if found_inf is None or float(found_inf) == 0 else None
-        moments = self._engine.window_moments(
+        lags = self._index.lags(step)
+        previous = self._previous(lags)
+        target = self._index.evict_oldest() if found_inf is None or float(found_inf) == 0 else None
+        moments = passes.window_moments(
             self._layout.chunks,
             self._layout.segments,
             gradient,
-            rows=[self._ring.row[slot] for slot in known.slots],
+            rows=[self._ring.row[row] for row in lags.rows],
             previous=previous,
             store=None if target is None else self._ring.row[target],
             keep=None if target is None else self._keep,
             scale=reciprocal(grad_scale),
         )
         if target is not None:
-            self._slots.commit(step, moments.grad_norm)
+            self._index.commit(step, moments.grad_norm)
         unknown = torch.full_like(moments.grad_sq, torch.nan)
         return WindowStatistics(
             moments.grad_sq,
             moments.grad_norm,
             moments.grad_absmax,
             moments.nonfinite,
-            known.spread(moments.dots),
-            known.spread(moments.dots / (known.norms * moments.grad_norm[:, None])),
+            lags.spread(moments.dots),
+            lags.spread(moments.dots / (lags.norms * moments.grad_norm[:, None])),
             unknown if previous is None else moments.diff_sq,
             unknown if previous is None else moments.sum_sq,
         )
@@ -124,16 +126,16 @@ class CpuWindow:
         """Nothing is deferred."""
         return ()
 
-    def _previous(self, known: Lags) -> AddressTable | None:
+    def _previous(self, lags: Lags) -> AddressTable | None:
         """Where the gradient of the step before lies, in full precision; ``None`` if it was not stored."""
-        return None if known.previous is None else self._overlay[known.previous]
+        return None if lags.previous is None else self._overlay[lags.previous]
 
     def _allocate(self, gradients: list[torch.dtype]) -> None:
-        kept = ring_dtypes(self._layout.names, gradients, self._dtype)
-        lost = np.array([ring is not own for ring, own in zip(kept, gradients, strict=True)])
-        self._ring = TensorStore(self._layout, self._engine, [*kept], self._window)
+        stored = ring_dtypes(self._layout.names, gradients, self._dtype)
+        lost = np.array([ring is not full for ring, full in zip(stored, gradients, strict=True)])
+        self._ring = TensorStore(self._layout, [*stored], self._window)
         in_full = TensorStore(
-            self._layout, self._engine, [own if loss else None for own, loss in zip(gradients, lost, strict=True)], 1
+            self._layout, [full if loss else None for full, loss in zip(gradients, lost, strict=True)], 1
         ).row[0]
         self._overlay = [
             AddressTable(
@@ -149,8 +151,8 @@ class CpuWindow:
 class ParameterSnapshot:
     """The parameters of the last measured step, for the update since then. Memory: once the parameters."""
 
-    def __init__(self, layout: Layout, engine: CpuPasses) -> None:
-        self._layout, self._engine = layout, engine
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
         self._store: TensorStore | None = None
 
     def prepare(self, parameter: AddressTable) -> None:
@@ -160,7 +162,7 @@ class ParameterSnapshot:
             ValueError: a parameter has another dtype than at first.
         """
         if self._store is None:
-            self._store = TensorStore(self._layout, self._engine, [DTYPES[c] for c in parameter.code], 1)
+            self._store = TensorStore(self._layout, [DTYPES[c] for c in parameter.code], 1)
         check_dtypes(self._layout.names, "parameter ", self._store.row[0].code, parameter.code, parameter.address)
 
     @property
@@ -175,21 +177,22 @@ class ParameterSnapshot:
         """Sums over the update since the snapshot, which is renewed.
 
         Args:
-            parameter, gradient: x_{t+1}, which `prepare` has seen, and g_{t+1}.
+            parameter: x_{t+1}, which `prepare` has seen.
+            gradient: g_{t+1}.
             previous: g_t; ``None`` where the snapshot is not one step old, and then only sum x^2 is known.
             scale: what the gradient is multiplied by when read.
         """
-        known = previous is not None
-        moments = self._engine.update_moments(
+        adjacent = previous is not None
+        moments = passes.update_moments(
             self._layout.chunks,
             self._layout.segments,
             parameter,
             self.parameters,
-            gradient=gradient if known else None,
+            gradient=gradient if adjacent else None,
             previous=previous,
             scale=scale,
         )
-        if known:
+        if adjacent:
             return moments
         unknown = torch.full_like(moments.param_sq, torch.nan)
         return UpdateMoments(moments.param_sq, unknown, unknown, unknown)

@@ -11,10 +11,11 @@ from numba import njit
 from torch import Tensor
 
 from fastgeom import reference
+from fastgeom.engines.cpu import passes
 from fastgeom.engines.cpu.engine import CpuEngine
-from fastgeom.engines.cpu.loops import window as cpu_loops
+from fastgeom.engines.cpu.loops import window as loops
 from fastgeom.engines.cpu.loops.memory import narrow, widen
-from fastgeom.engines.cpu.loops.window import _PIECE, BLOCK
+from fastgeom.engines.cpu.loops.shared import BLOCK, CACHED_ELEMENTS
 from fastgeom.engines.cpu.passes import WindowMoments
 from fastgeom.engines.cpu.threads import SERIAL_ELEMENTS
 from fastgeom.engines.cpu.window import CpuWindow, ParameterSnapshot
@@ -37,8 +38,18 @@ DIFFERENT = [
 ]
 LOSSY = [dtypes for dtypes in DIFFERENT if dtypes[0] is dtypes[2]]
 SIZES = (
-    0, 1, 63, _PIECE + 17, BLOCK - 1, BLOCK, BLOCK + 1, CHUNK_ELEMENTS - 1, CHUNK_ELEMENTS, CHUNK_ELEMENTS + 1, 100_003,
-)  # fmt: skip
+    0,
+    1,
+    63,
+    CACHED_ELEMENTS + 17,
+    BLOCK - 1,
+    BLOCK,
+    BLOCK + 1,
+    CHUNK_ELEMENTS - 1,
+    CHUNK_ELEMENTS,
+    CHUNK_ELEMENTS + 1,
+    100_003,
+)
 SMALL_SIZES = (1, 63, 0, BLOCK + 1)
 OVERWRITTEN_SIZES = (1, 0, BLOCK + 1, CHUNK_ELEMENTS + 1)
 ROWS = (0, 1, 3, 4, 5, 16)
@@ -61,15 +72,19 @@ def called(dtypes: tuple[torch.dtype, ...]) -> str:
 
 
 def window_moments(
-    gradient: list[Tensor | None], layer: list[int] | None = None, *, absent: torch.dtype = F32,
-    rows: list[list[Tensor]] | None = None, **options: list[Tensor] | float | None,
-) -> WindowMoments:  # fmt: skip
-    """`CpuEngine.window_moments` on lists of contiguous tensors; each tensor is its own layer unless told otherwise."""
+    gradient: list[Tensor | None],
+    layer: list[int] | None = None,
+    *,
+    absent: torch.dtype = F32,
+    rows: list[list[Tensor]] | None = None,
+    **options: list[Tensor] | float | None,
+) -> WindowMoments:
+    """`passes.window_moments` on lists of contiguous tensors; each tensor is its own layer unless told otherwise."""
     like = next(o for o in (options.get("store"), options.get("previous"), gradient) if o is not None)
     chunks, layers = cut(like, layer)
     located = {name: table(o) if isinstance(o, list) else o for name, o in options.items()}
     history = [table(row) for row in rows or []]
-    return ENGINE.window_moments(chunks, layers, table(gradient, absent), rows=history, **located)
+    return passes.window_moments(chunks, layers, table(gradient, absent), rows=history, **located)
 
 
 def cut(like: list[Tensor], layer: list[int] | None = None):
@@ -162,7 +177,7 @@ def test_a_gradient_that_is_stored_past_the_caches_is_the_one_that_is_stored_thr
     nowhere = [*past[:-1], None]  # one tensor has no store
     chunks, layers = cut([*past])
     options = {"store": table(nowhere, ring), "scale": scale, "streamed": True}
-    assert_same_moments(ENGINE.window_moments(chunks, layers, table(gradient, own), **options), expected)
+    assert_same_moments(passes.window_moments(chunks, layers, table(gradient, own), **options), expected)
 
 
 def middles(numel: int, dtype: torch.dtype, shift: int) -> tuple[Tensor, Tensor]:
@@ -295,8 +310,11 @@ def test_nan_and_inf_are_counted_in_their_layer_and_leave_the_others_finite(dtyp
     moments = window_moments(gradient, rows=rows, previous=previous, store=store)
     assert moments.nonfinite.tolist() == [0, 3, 3, 6] and moments.nonfinite.dtype is torch.int64
     assert moments.grad_absmax.tolist() == [
-        reference.grad_absmax(clean[:1]), reference.grad_absmax(gradient[1:2]), math.inf, math.inf,
-    ]  # fmt: skip
+        reference.grad_absmax(clean[:1]),
+        reference.grad_absmax(gradient[1:2]),
+        math.inf,
+        math.inf,
+    ]
     assert math.isfinite(float(moments.grad_absmax[1]))
     for field in dataclasses.fields(moments):
         values = getattr(moments, field.name)
@@ -466,10 +484,16 @@ def awkward_floats(dtype: torch.dtype) -> Tensor:
     special = np.array([0.0, np.inf, np.nan, 1e-45, 1.1754942e-38, 1.1754944e-38, 2.0**-25, 2.0**-24, *border])
     positive = np.concatenate(
         [
-            random, near_one, small, numbers.float().numpy(), special.astype(np.float32), halfway,
-            np.nextafter(halfway, np.float32(0)), np.nextafter(halfway, np.float32(np.inf)),
+            random,
+            near_one,
+            small,
+            numbers.float().numpy(),
+            special.astype(np.float32),
+            halfway,
+            np.nextafter(halfway, np.float32(0)),
+            np.nextafter(halfway, np.float32(np.inf)),
         ]
-    )  # fmt: skip
+    )
     return torch.from_numpy(np.concatenate([positive, -positive]))
 
 
@@ -513,10 +537,15 @@ def test_update_moments_are_the_reference_s_and_the_snapshot_is_renewed(dtypes) 
         for s, x in zip(snapshot, before, strict=True):
             s.copy_(x)
         chunks, layers = cut(after)
-        moments = ENGINE.update_moments(
-            chunks, layers, table(after), table(snapshot),
-            gradient=table(gradient), previous=table(previous), scale=scale,
-        )  # fmt: skip
+        moments = passes.update_moments(
+            chunks,
+            layers,
+            table(after),
+            table(snapshot),
+            gradient=table(gradient),
+            previous=table(previous),
+            scale=scale,
+        )
         compute = F64 if F64 in dtypes else F32
         scaled = [g.to(compute) * torch.tensor(scale, dtype=compute) for g in gradient]
         for i in (*range(len(sizes)), slice(None)):
@@ -529,7 +558,7 @@ def test_update_moments_are_the_reference_s_and_the_snapshot_is_renewed(dtypes) 
 
 def test_the_update_before_the_first_is_unknown_and_the_snapshot_taken_all_the_same() -> None:
     parameter, snapshot = random_tensor(BLOCK + 1, F32), torch.full((BLOCK + 1,), math.nan)
-    moments = ENGINE.update_moments(*cut([parameter]), table([parameter]), table([snapshot]))
+    moments = passes.update_moments(*cut([parameter]), table([parameter]), table([snapshot]))
     assert_accurate(float(moments.param_sq[-1]), reference.dot([parameter], [parameter]), torch.square, [parameter])
     for unknown in (moments.update_sq, moments.grad_dot_update, moments.next_grad_dot_update):
         assert unknown.tolist() == [0, 0]
@@ -539,7 +568,7 @@ def test_the_update_before_the_first_is_unknown_and_the_snapshot_taken_all_the_s
 def test_an_update_is_known_where_the_next_gradient_is_missing() -> None:
     before, previous = random_tensor(BLOCK + 1, F32), random_tensor(BLOCK + 1, F32)
     after, snapshot = before + 0.01 * previous, before.clone()
-    moments = ENGINE.update_moments(
+    moments = passes.update_moments(
         *cut([after]), table([after]), table([snapshot]), gradient=table([None]), previous=table([previous])
     )
     assert_right_update(moments, -1, [before], [after], [previous], [torch.zeros_like(after)])
@@ -554,7 +583,7 @@ def test_update_moments_have_the_same_bits_with_any_number_of_threads() -> None:
         torch.set_num_threads(count)
         snapshot = table([x.clone() for x in before])
         results.append(
-            ENGINE.update_moments(
+            passes.update_moments(
                 *cut(after), table(after), snapshot, gradient=table(gradient), previous=table(previous)
             )
         )
@@ -564,7 +593,7 @@ def test_update_moments_have_the_same_bits_with_any_number_of_threads() -> None:
 def test_a_parameter_that_changed_its_dtype_is_refused_before_its_snapshot_is_touched() -> None:
     model = torch.nn.Linear(3, 2)
     layout = Layout(model)
-    snapshot = ParameterSnapshot(layout, ENGINE)
+    snapshot = ParameterSnapshot(layout)
     reader = TensorReader(layout, "parameter")
     gradients = table([torch.ones_like(p) for p in layout.parameters])
     snapshot.prepare(reader.locate(layout.parameters))
@@ -580,15 +609,15 @@ def test_a_ring_gives_the_engine_the_same_dtypes_at_its_first_step_as_at_all_lat
     own, ring, full = dtypes
     parameter = torch.nn.Parameter(torch.zeros(70, dtype=own))
     seen = []
-    loop = cpu_loops.window_moments
+    loop = loops.window_moments
 
     def spy(*arguments):
         seen.append([str(kind.dtype) for kind in arguments if isinstance(kind, np.ndarray) and kind.size == 0])
         return loop(*arguments)
 
-    monkeypatch.setattr(cpu_loops, "window_moments", spy)
+    monkeypatch.setattr(loops, "window_moments", spy)
     layout = Layout([("x", parameter)])
-    history = CpuWindow(layout, ENGINE, 2, dtype=None if own is ring else ring)
+    history = CpuWindow(layout, 2, dtype=None if own is ring else ring)
     gradients = [[random_tensor(70, own)] for _ in range(4)]
     history.prepare(table(gradients[0]))
     found = [history.measure(table(gradient), step) for step, gradient in enumerate(gradients)]
@@ -607,8 +636,8 @@ for kind in vars(caching).values():
     if isinstance(kind, type) and hasattr(kind, "_locator_classes"):
         kind._locator_classes = []
 import torch, fastgeom
-from fastgeom.engines.cpu.loops import window as cpu_loops
-assert not cpu_loops._dot.stats.cache_path, cpu_loops._dot.stats
+from fastgeom.engines.cpu.loops import shared
+assert not shared.dot.stats.cache_path, shared.dot.stats
 print(fastgeom.norm([torch.tensor([3.0, 4.0])]).item())
 """
     assert run_python(code).strip() == "5.0"

@@ -32,9 +32,17 @@ def sums_of(ring: list[list[Tensor]], new: list[int], before: list[int], window:
     addresses = np.stack([table(row).address for row in ring])
     sums = np.full((len(chunks), len(new), len(ring) + 2), np.nan)
     gram(
-        np.arange(len(chunks)), chunks.tensor, chunks.start, chunks.length, addresses, np.array(new), np.array(before),
-        np.empty(0, MEMORY[ring[0][0].dtype]), sums, window,
-    )  # fmt: skip
+        np.arange(len(chunks)),
+        chunks.tensor,
+        chunks.start,
+        chunks.length,
+        addresses,
+        np.array(new),
+        np.array(before),
+        np.empty(0, MEMORY[ring[0][0].dtype]),
+        sums,
+        window,
+    )
     by_tensor = torch.zeros(len(ring[0]), *sums.shape[1:], dtype=F64)
     return by_tensor.index_add_(0, torch.from_numpy(chunks.tensor), torch.from_numpy(sums))
 
@@ -116,9 +124,16 @@ def test_the_default_takes_all_dots() -> None:
     chunks = chunk_table([100])
     sums = np.full((1, 2, 7), np.nan)
     gram(
-        np.arange(1), chunks.tensor, chunks.start, chunks.length, np.stack([table(row).address for row in ring]),
-        np.array([3, 4]), np.array([2, 3]), np.empty(0, np.float32), sums,
-    )  # fmt: skip
+        np.arange(1),
+        chunks.tensor,
+        chunks.start,
+        chunks.length,
+        np.stack([table(row).address for row in ring]),
+        np.array([3, 4]),
+        np.array([2, 3]),
+        np.empty(0, np.float32),
+        sums,
+    )
     assert_right(torch.from_numpy(sums), ring, [3, 4], [2, 3])
 
 
@@ -176,9 +191,17 @@ def test_each_chunk_has_the_same_bits_whoever_takes_it_and_no_other_is_written()
         sums = np.full((len(chunks), 3, 8), np.nan)
         for part in parts:
             gram(
-                np.array(part), chunks.tensor, chunks.start, chunks.length, addresses, new, before,
-                np.empty(0, np.float32), sums, ALL,
-            )  # fmt: skip
+                np.array(part),
+                chunks.tensor,
+                chunks.start,
+                chunks.length,
+                addresses,
+                new,
+                before,
+                np.empty(0, np.float32),
+                sums,
+                ALL,
+            )
         return torch.from_numpy(sums)
 
     together = taken([0, 1, 2, 3])

@@ -4,16 +4,15 @@ A block of every row is read from memory once, widened to float64, and stays in 
 others there, twelve dots at a time: three rows by four new ones, which fill the registers of a processor with AVX2, so
 seven loads serve twelve products. Meanwhile the next block is fetched. Products and sums are float64, as they are at
 every step without deferral; that arithmetic, not memory, sets the speed.
-
-numba looks for changes in the file of a cached function alone: after a change in ``cpu_memory``, ``make clean``.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from fastgeom.engines.cpu.loops.memory import EXACT, FAST, at, prefetch, widen
+from fastgeom.engines.cpu.loops.jit import exact, fast
+from fastgeom.engines.cpu.loops.memory import at, prefetch, widen
+from fastgeom.engines.cpu.loops.shared import difference_and_sum_sq
 
 _CACHED_ELEMENTS = 3 << 12
 """Widened elements of a block of all rows, 96 KiB: room in the second cache for as much of the next block."""
@@ -22,14 +21,14 @@ _OLD, _NEW = 3, 4
 """Rows and new rows of a tile of dots."""
 
 
-@njit(**EXACT)
+@exact
 def _widen_block(address, like, out):
     source = at(address, like, out.size)
     for i in range(out.size):
         out[i] = np.float64(widen(source[i]))
 
 
-@njit(**FAST)
+@fast
 def _tile(row0, row1, row2, new0, new1, new2, new3):
     """The twelve dots of three rows with four."""
     a0, a1, a2, a3 = 0.0, 0.0, 0.0, 0.0
@@ -56,19 +55,9 @@ def _tile(row0, row1, row2, new0, new1, new2, new3):
     return (a0, a1, a2, a3), (b0, b1, b2, b3), (c0, c1, c2, c3)
 
 
-@njit(**FAST)
-def _difference_and_sum_sq(x, previous):
-    difference_sq, sum_sq = 0.0, 0.0
-    for i in range(x.size):
-        difference, total = x[i] - previous[i], x[i] + previous[i]
-        difference_sq += difference * difference
-        sum_sq += total * total
-    return difference_sq, sum_sq
-
-
-@njit(**EXACT)
+@exact
 def _by_age(n_rows, new):
-    """The rows, the new ones first and each kind from the newest back round the ring; and each row's place in that."""
+    """The rows, the new ones first, each kind from the newest back; and each row's position in that."""
     is_new = np.zeros(n_rows, np.bool_)
     is_new[new] = True
     newest = new[-1]
@@ -76,25 +65,25 @@ def _by_age(n_rows, new):
         if not is_new[(row + 1) % n_rows]:
             newest = row
     order = np.empty(n_rows, np.int64)
-    place = np.empty(n_rows, np.int64)
+    position = np.empty(n_rows, np.int64)
     count = 0
     for wanted in (True, False):
         for age in range(n_rows):
             row = (newest - age) % n_rows
             if is_new[row] == wanted:
                 order[count] = row
-                place[row] = count
+                position[row] = count
                 count += 1
-    return order, place
+    return order, position
 
 
-@njit(**EXACT)
+@exact
 def _end(new, n_rows, window):
-    """Where the tiles of the new rows from ``new`` on may end: past the last place that is in the window of one."""
+    """Where the tiles of the new rows from ``new`` on may end: past the last position that is in the window of one."""
     return min(n_rows, new + _NEW + window)
 
 
-@njit(**EXACT)
+@exact
 def _add_dots(block, size, n_rows, n_new, window, dots, upcoming, n_bytes):
     """Add the dots of each of the first rows of ``block``, the new ones, with itself and the ``window`` that follow.
 
@@ -110,16 +99,21 @@ def _add_dots(block, size, n_rows, n_new, window, dots, upcoming, n_bytes):
             while fetched < tile * upcoming.size // n_tiles:
                 prefetch(upcoming[fetched], n_bytes)
                 fetched += 1
-            found = _tile(
-                block[old, :size], block[old + 1, :size], block[old + 2, :size],
-                block[new, :size], block[new + 1, :size], block[new + 2, :size], block[new + 3, :size],
-            )  # fmt: skip
+            products = _tile(
+                block[old, :size],
+                block[old + 1, :size],
+                block[old + 2, :size],
+                block[new, :size],
+                block[new + 1, :size],
+                block[new + 2, :size],
+                block[new + 3, :size],
+            )
             for i in range(_OLD):
                 for j in range(_NEW):
-                    dots[new + j, old + i] += found[i][j]
+                    dots[new + j, old + i] += products[i][j]
 
 
-@njit(**EXACT)
+@exact
 def gram(chunks, tensors, starts, lengths, rows, new, before, row_kind, sums, window=1 << 30):
     """Dots of new rows of a ring with its rows, and sums over each new row and the one before it, of these chunks.
 
@@ -127,7 +121,9 @@ def gram(chunks, tensors, starts, lengths, rows, new, before, row_kind, sums, wi
 
     Args:
         chunks: indices into the arrays that follow, and into the results.
-        tensors, starts, lengths: of each chunk, its tensor, first element and number of elements.
+        tensors: (chunk,) the tensor of each chunk.
+        starts: (chunk,) first element.
+        lengths: (chunk,) number of elements.
         rows: (row, tensor) addresses.
         new: (new,) indices of the new rows, all different and at least one.
         before: (new,) index of the row before each; -1 for none.
@@ -138,11 +134,11 @@ def gram(chunks, tensors, starts, lengths, rows, new, before, row_kind, sums, wi
             With 16 new rows and 16 before them, a window of 16 spares a quarter of the products.
     """
     n_rows, n_new = rows.shape[0], new.size
-    order, place = _by_age(n_rows, new)
-    n_places = n_rows + _NEW - 1  # rows of zeros fill the last tiles
-    step = max(_SMALLEST_BLOCK, min(_LARGEST_BLOCK, _CACHED_ELEMENTS // n_places // 8 * 8))
-    block = np.zeros((n_places, step))
-    dots = np.empty((n_new + _NEW - 1, n_places))
+    order, position = _by_age(n_rows, new)
+    n_positions = n_rows + _NEW - 1  # rows of zeros fill the last tiles
+    step = max(_SMALLEST_BLOCK, min(_LARGEST_BLOCK, _CACHED_ELEMENTS // n_positions // 8 * 8))
+    block = np.zeros((n_positions, step))
+    dots = np.empty((n_new + _NEW - 1, n_positions))
     address = np.empty(n_rows, np.int64)
     for chunk in chunks:
         tensor, end = tensors[chunk], starts[chunk] + lengths[chunk]
@@ -158,12 +154,12 @@ def gram(chunks, tensors, starts, lengths, rows, new, before, row_kind, sums, wi
             _add_dots(block, size, n_rows, n_new, window, dots, address, n_bytes)
             for i in range(n_new):
                 if before[i] >= 0:
-                    difference_sq, sum_sq = _difference_and_sum_sq(
-                        block[place[new[i]], :size], block[place[before[i]], :size]
+                    difference_sq, sum_sq = difference_and_sum_sq(
+                        block[position[new[i]], :size], block[position[before[i]], :size]
                     )
                     sums[chunk, i, n_rows] += difference_sq
                     sums[chunk, i, n_rows + 1] += sum_sq
         for i in range(n_new):
             for row in range(n_rows):
-                newer, older = min(place[new[i]], place[row]), max(place[new[i]], place[row])
+                newer, older = min(position[new[i]], position[row]), max(position[new[i]], position[row])
                 sums[chunk, i, row] = dots[newer, older] if older - newer <= window else np.nan

@@ -2,34 +2,20 @@
 
 16-bit floats have no numba type. They travel as integers and are told apart by signedness: ``uint16`` is bfloat16,
 ``int16`` is float16. ``widen`` and ``narrow`` convert; the compiler turns both into vector code.
-
-numba looks for changes in the file of a cached function alone. After a change here touch the files that use it too, or
-the compiled code that they left in ``__pycache__`` stays in use: ``make clean``.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+from fastgeom.engines.cpu.loops.jit import exact
+
 LINE_BYTES = 64
 """A cache line."""
-
-
-def _can_cache():
-    """Whether numba finds a folder to keep compiled code in; without one it would refuse to compile at all."""
-    try:
-        njit(cache=True)(_can_cache)
-    except RuntimeError:
-        return False
-    return True
-
-
-EXACT = {"error_model": "numpy", "nogil": True, "cache": _can_cache()}
-FAST = {"fastmath": {"reassoc", "contract", "nsz"}, **EXACT}
 
 
 @intrinsic
@@ -105,14 +91,14 @@ def _prefetch_line(typing_context, address):
     return types.none(types.int64), codegen
 
 
-@njit(**EXACT)
+@exact
 def prefetch(address, n_bytes):
     """Ask for ``n_bytes`` from this address on."""
     for line in range(address, address + n_bytes, LINE_BYTES):
         _prefetch_line(line)
 
 
-@njit(**EXACT)
+@exact
 def at(address, like, size):
     """The memory at ``address`` as an array of ``size`` elements of the type of ``like``.
 
@@ -155,7 +141,7 @@ def _overload_narrow(value, like):
     return None
 
 
-@njit(**EXACT)
+@exact
 def _float32_to_bfloat16(value):
     bits = _as_bits(value)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)

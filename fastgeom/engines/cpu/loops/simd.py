@@ -2,8 +2,6 @@
 
 Left to itself, the compiler asks for nothing in advance, and the processor waits for memory and computes by turns. Here
 every line that is read has a request for what comes later beside it.
-
-numba does not notice changes in this file: see `fastgeom.engines.cpu.loops.memory`.
 """
 
 from llvmlite import ir
@@ -57,17 +55,19 @@ class _Largest:
         self._builder, self._float = builder, ir.DoubleType() if element == types.float64 else ir.FloatType()
         self._bits = ir.IntType(64 if element == types.float64 else 32)
         self._words = ir.VectorType(self._bits, _LANES)
-        self._found = cgutils.alloca_once_value(builder, ir.Constant(self._words, [0] * _LANES))
+        self._largest = cgutils.alloca_once_value(builder, ir.Constant(self._words, [0] * _LANES))
         self._magnitude = ir.Constant(self._words, [(1 << (self._bits.width - 1)) - 1] * _LANES)
 
-    def see(self, values):
-        """One vector more."""
+    def include(self, values):
+        """Take one more vector into account."""
         bits = self._builder.and_(self._builder.bitcast(values, self._words), self._magnitude)
-        self._builder.store(self._larger(bits, self._builder.load(self._found)), self._found)
+        self._builder.store(self._larger(bits, self._builder.load(self._largest)), self._largest)
 
     def result(self):
         """As float64."""
-        value = self._builder.bitcast(_fold(self._builder, self._builder.load(self._found), self._larger), self._float)
+        value = self._builder.bitcast(
+            _fold(self._builder, self._builder.load(self._largest), self._larger), self._float
+        )
         return value if self._float == ir.DoubleType() else self._builder.fpext(value, ir.DoubleType())
 
     def _larger(self, a, b):
@@ -107,32 +107,31 @@ def _line_sums(signature, *, moments):
                     add(total, builder.fmul(value, row, flags=flags))
                 if moments:
                     add(sums[-1], builder.fmul(value, value, flags=flags))
-                    largest.see(values)
-        results = [
-            _fold(builder, builder.load(total), builder.fadd) for total in sums
-        ] + [largest.result()] * moments  # fmt: skip
+                    largest.include(values)
+        results = [_fold(builder, builder.load(total), builder.fadd) for total in sums]
+        results += [largest.result()] * moments
         return context.make_tuple(builder, signature.return_type, results)
 
     return codegen
 
 
 @intrinsic
-def line_dots(typing_context, x, rows, offset, n_lines, x_witness, row_witness):
+def line_dots(typing_context, x, rows, offset, n_lines, x_like, row_like):
     """Dots of the memory at ``x`` with that ``offset`` behind each of ``rows``, over ``n_lines`` cache lines of a row.
 
     Returns a tuple of float64.
     """
-    signature = types.UniTuple(types.float64, rows.count)(x, rows, offset, n_lines, x_witness, row_witness)
+    signature = types.UniTuple(types.float64, rows.count)(x, rows, offset, n_lines, x_like, row_like)
     return signature, _line_sums(signature, moments=False)
 
 
 @intrinsic
-def line_moments(typing_context, x, rows, offset, n_lines, x_witness, row_witness):
+def line_moments(typing_context, x, rows, offset, n_lines, x_like, row_like):
     """The dots of `line_dots`, then sum x^2, then max |x|, which is finite if and only if all elements are.
 
     The memory at ``x`` is asked for in advance too.
     """
-    signature = types.UniTuple(types.float64, rows.count + 2)(x, rows, offset, n_lines, x_witness, row_witness)
+    signature = types.UniTuple(types.float64, rows.count + 2)(x, rows, offset, n_lines, x_like, row_like)
     return signature, _line_sums(signature, moments=True)
 
 
