@@ -28,6 +28,7 @@ from fastgeom.schedules import Schedule, every
 from fastgeom.step_statistics import StepStatistics, drop_none, late_lags, late_update, recorded_values, step_statistics
 from fastgeom.validation import (
     check_any_gradient,
+    check_history,
     check_no_closure,
     checked_callable,
     checked_layer_lags,
@@ -112,8 +113,7 @@ class Probe:
         backend: str | None = None,
     ) -> None:
         self.window = checked_window(window)
-        if history is not None and not isinstance(history, Exact | Sketch):
-            raise ValueError(f"history: expected None, fastgeom.Exact(...) or fastgeom.Sketch(...), got {history!r}")
+        check_history(history, (Exact, Sketch))
         layer_lags = checked_layer_lags(layer_lags, self.window)
         self._layout = Layout(target, layers)
         self._history = history or choose_history(self._layout, self.window)

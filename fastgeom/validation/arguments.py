@@ -109,6 +109,12 @@ def check_backend(backend: str | None, device: torch.device) -> None:
 # ---------------------------------------------------------------- of a history and a sketch
 
 
+def check_history(history: object, kinds: tuple[type, ...]) -> None:
+    """Raise unless ``history`` is ``None`` or an instance of one of ``kinds``."""
+    if history is not None and not isinstance(history, kinds):
+        raise ValueError(f"history: expected None, fastgeom.Exact(...) or fastgeom.Sketch(...), got {history!r}")
+
+
 def check_history_dtype(dtype: torch.dtype | None) -> None:
     """Raise unless gradients can be stored in ``dtype``; ``None`` is their own."""
     if dtype is not None and dtype not in DTYPES:

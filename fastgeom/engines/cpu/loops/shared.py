@@ -46,6 +46,7 @@ def _overload_gradient_block(address, like, size, scale, buffer):
 
 @fast
 def dot(x, row):
+    """Sum x row, the row widened."""
     total = 0.0
     for i in range(x.size):
         total += np.float64(x[i]) * np.float64(widen(row[i]))
@@ -54,6 +55,7 @@ def dot(x, row):
 
 @fast
 def sum_squares(x):
+    """Sum x^2."""
     total = 0.0
     for i in range(x.size):
         value = np.float64(widen(x[i]))
@@ -63,6 +65,7 @@ def sum_squares(x):
 
 @fast
 def difference_and_sum_sq(x, previous):
+    """Sum (x - previous)^2 and sum (x + previous)^2."""
     difference_sq, sum_sq = 0.0, 0.0
     for i in range(x.size):
         value, before = np.float64(x[i]), np.float64(widen(previous[i]))

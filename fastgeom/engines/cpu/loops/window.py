@@ -208,11 +208,21 @@ def update_moments(
     Bytes: gradient, previous gradient, parameter and snapshot once, and the snapshot written.
 
     Args:
-        parameter: (tensor,) addresses, of parameter_kind.
-        snapshot: (tensor,) addresses, of parameter_kind; overwritten.
+        chunks: see `window_moments`, as for the next five.
+        tensors: see there.
+        starts: see there.
+        lengths: see there.
+        gradient: see there.
+        previous: see there.
+        parameter: (tensor,) addresses.
+        snapshot: (tensor,) addresses; overwritten.
+        gradient_kind: an empty array of the gradient's type in memory.
+        previous_kind: the same of ``previous``.
+        parameter_kind: the same of parameter and snapshot.
+        buffer_kind: the same of the type to compute in.
+        scale: what the gradient is multiplied by when read, in the type to compute in.
         adjacent: whether the snapshot holds the parameters of the step before; else only sum x^2 is taken.
         sums: (chunk, 4) float64, added to: sum x^2, sum u^2, sum previous u, sum gradient u.
-        The others are those of ``window_moments``.
     """
     buffer = np.empty(BLOCK, buffer_kind.dtype)
     zeros = np.zeros(BLOCK, buffer_kind.dtype)
