@@ -10,11 +10,12 @@ import pytest
 
 from bench.common.case import STEP, WINDOW, Case
 from bench.common.growth import recorded
-from bench.common.measuring import Bench
-from bench.common.methods import WAYS
-from bench.common.problem import Problem, fit
-from bench.common.reads import Reads
-from bench.common.ways import Work
+from bench.common.implementations.base import Work
+from bench.common.peak import Peak
+from bench.common.problem import Problem
+from bench.common.registry import REGISTRY
+from bench.common.running import fit
+from bench.common.timing import Bench
 
 ROUNDS = 9
 WORKER = "bench.common.growth_worker"
@@ -31,31 +32,33 @@ def _over(kind: str) -> dict[int, Case]:
 
 
 @pytest.mark.parametrize("kind", ["elements", "window", "tensors", "layers"])
-def test_growth(bench: Bench, reads: Reads, kind: str) -> None:
+def test_growth(bench: Bench, peak: Peak, kind: str) -> None:
     cases = _over(kind)
     if not bench.device.timed:
         cases = {size: replace(case, elements=case.elements // 300) for size, case in cases.items()}
     shrunk = {size: fit(bench.device, case) for size, case in cases.items()}
-    problems = {size: Problem(bench.device, one.case) for size, one in shrunk.items()}
+    problems = {size: Problem(bench.device, case) for size, (case, _) in shrunk.items()}
+    name = next(iter(cases.values())).statistic
+    statistic = REGISTRY[name]
     works: dict[int, Work] = {}
     try:
         for size, problem in problems.items():
-            works[size] = WAYS[problem.case.statistic][0].build(problem)
-        timed = bench.rounds({str(size): work.call for size, work in works.items()} | reads.work, rounds=ROUNDS)
-        peak = float(reads.peak(timed)["peak_gb_per_s"]) * 1e9
+            works[size] = statistic.implementations[0].build(problem)
+        timed = bench.rounds({str(size): work.call for size, work in works.items()} | peak.work, rounds=ROUNDS)
+        bytes_per_s = float(peak.measured(timed)["peak_gb_per_s"]) * 1e9
         sizes = [problem.g.n_elements for problem in problems.values()] if kind == "elements" else list(problems)
-        moved = dict(zip(sizes, (problem.bytes_moved() for problem in problems.values()), strict=True))
+        moved = dict(zip(sizes, map(statistic.bytes_moved, problems.values()), strict=True))
         rounds = list(zip(*(timed.seconds[str(size)] for size in problems), strict=True))
-        statistic = next(iter(cases.values())).statistic
-        bench.record(**recorded(kind, statistic, sizes, rounds, model=lambda x: moved[x] / peak, reference=sizes[-2]))
-        if notes := [f"{size:,}: {one.note}" for size, one in shrunk.items() if one.note]:
+        model = {"model": lambda size: moved[size] / bytes_per_s, "reference": sizes[-2]}
+        bench.record(**recorded(kind, name, sizes, rounds, **model))
+        if notes := [f"{size:,}: {note}" for size, (_, note) in shrunk.items() if note]:
             bench.record(note="; ".join(notes))
     finally:
         for work in works.values():
             work.close()
 
 
-def test_growth_over_processes(bench: Bench, reads: Reads) -> None:
+def test_growth_over_processes(bench: Bench, peak: Peak) -> None:
     """Ranks of data-parallel training that share a machine: each measures its own gradients, with one thread."""
     if bench.device.device.type != "cpu":
         pytest.skip("processes that share a card do not run side by side")
@@ -67,13 +70,11 @@ def test_growth_over_processes(bench: Bench, reads: Reads) -> None:
     finally:
         for worker in workers:
             worker.close()
-    timed = bench.rounds(reads.work, rounds=ROUNDS)
-    peak = float(reads.peak(timed)["peak_gb_per_s"]) * 1e9
-    bytes_moved = workers[0].bytes_moved
-    found = recorded(
-        "processes", WINDOW, counts, rounds, model=lambda count: count * bytes_moved / peak, reference=counts[0]
-    )  # fmt: skip
-    bench.record(**found)
+    timed = bench.rounds(peak.work, rounds=ROUNDS)
+    bytes_per_s = float(peak.measured(timed)["peak_gb_per_s"]) * 1e9
+    seconds = workers[0].bytes_moved / bytes_per_s
+    model = {"model": lambda count: count * seconds, "reference": counts[0]}
+    bench.record(**recorded("processes", WINDOW, counts, rounds, **model))
 
 
 class _Worker:
@@ -95,8 +96,8 @@ class _Worker:
     def _answer(self) -> Mapping[str, float]:
         line = self._process.stdout.readline()
         assert line, f"{WORKER} has ended with status {self._process.wait()}"
-        found: Mapping[str, float] = json.loads(line)
-        return found
+        answer: Mapping[str, float] = json.loads(line)
+        return answer
 
     def close(self) -> None:
         self._process.stdin.close()

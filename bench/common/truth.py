@@ -1,4 +1,4 @@
-"""Sums in float64 on the device, in pieces that need little memory: what the benches and checks are held against."""
+"""Sums in float64 on the device, a few elements at a time: the reference of benches and checks."""
 
 from collections.abc import Callable, Sequence
 
@@ -69,19 +69,19 @@ def count_sketch(tensors: Sequence[Tensor], buckets: int, seed: int, *, piece: i
     return sketch
 
 
-def relative(found: float, exact: float, scale: float | None = None) -> float:
+def relative(value: float, exact: float, scale: float | None = None) -> float:
     """How far off, against the exact value or another scale; inf where it is no number."""
-    off = abs(found - exact) / abs(exact if scale is None else scale)
+    off = abs(value - exact) / abs(exact if scale is None else scale)
     return off if off == off else float("inf")  # noqa: PLR0124 (NaN)
 
 
-def assert_near(found: float, exact: float, most: float, what: str, scale: float | None = None) -> float:
+def assert_near(value: float, exact: float, most: float, what: str, scale: float | None = None) -> float:
     """Raise where a number is off by more than ``most``, relatively; return by how much it is.
 
     Raises:
         AssertionError: names it.
     """
-    off = relative(found, exact, scale)
+    off = relative(value, exact, scale)
     if not off <= most:
-        raise AssertionError(f"{what}: off by {off:.2g} relatively, allowed {most:.2g}: {found!r} for {exact!r}")
+        raise AssertionError(f"{what}: off by {off:.2g} relatively, allowed {most:.2g}: {value!r} for {exact!r}")
     return off

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from bench.pages.document import Document, Facts, of_kind
-from bench.pages.words import count, number
+from bench.pages.document import DRAWN, Document, Facts, of_kind, picture_cases
+from bench.pages.formatting import count, number
 from fastgeom.figures import COLOURS, LINE, STYLE
 
 WIDTH = 8.0
@@ -24,7 +24,7 @@ BORDERS = 1.75
 """Inches above and below the panel."""
 
 PANEL_LEFT, PANEL_WIDTH = 0.085, 0.895
-MARKERS = {"float32": ("o", COLOURS["smooth"]), "bfloat16": ("s", COLOURS["zigzag"])}
+MARKERS = dict(zip(DRAWN, (("o", COLOURS["smooth"]), ("s", COLOURS["zigzag"])), strict=True))
 """Marker and colour of each dtype that is drawn."""
 
 LABEL_INCHES, INCHES_A_CHARACTER = 0.17, 0.07
@@ -35,24 +35,6 @@ LABELS_BELOW = 0.75
 
 FAR = 30
 """A compute roof that no case comes nearer to than this is not drawn."""
-
-
-def file_name(document: Document) -> str:
-    """Name of the picture of a device."""
-    return f"roofline-{document['device']['slug']}.svg"
-
-
-def chosen(document: Document) -> list[Facts]:
-    """The cases that are drawn: of each statistic, float32 and bfloat16, the one that moves the most bytes."""
-    largest: dict[tuple[str, str], Facts] = {}
-    for case in of_kind(document, "speed"):
-        if case["case"]["dtype"] in MARKERS and all(
-            case.get(field) for field in ("operations", "bytes_moved", "time_ms", "peak_gb_per_s", "fraction_of_peak")
-        ):
-            key = (case["case"]["statistic"], case["case"]["dtype"])
-            if key not in largest or case["bytes_moved"] > largest[key]["bytes_moved"]:
-                largest[key] = case
-    return list(largest.values())
 
 
 def intensity(case: Facts) -> float:
@@ -77,7 +59,7 @@ def picture(document: Document) -> Figure:
     Raises:
         ValueError: if there is no case to draw.
     """
-    cases = chosen(document)
+    cases = picture_cases(document)
     if not cases:
         raise ValueError("no float32 or bfloat16 case of kind speed says its operations, bytes, time and peak")
     roof = next((roof for roof in of_kind(document, "roof") if roof["gflop_per_s"]), None)
@@ -119,12 +101,12 @@ def _panel(axes: Axes, cases: Sequence[Facts], roof: Facts | None) -> None:
     box = axes.get_window_extent()
     angle = math.degrees(math.atan(box.height / math.log(top / bottom) / (box.width / math.log(right / left))))
     middle = left * (corner / left) ** 0.65  # beyond most points
-    axes.annotate(f"measured peak, {_span(peaks)} GB/s", (middle, middle * slope), (-4, 4), textcoords="offset points",
-                  rotation=angle, rotation_mode="anchor", ha="center", va="bottom", color=LINE)  # fmt: skip
+    beside = {"textcoords": "offset points", "va": "bottom", "color": LINE}
+    along = {"rotation": angle, "rotation_mode": "anchor", "ha": "center"}
+    axes.annotate(f"measured peak, {_range(peaks)} GB/s", (middle, middle * slope), (-4, 4), **beside, **along)
     if roof:
         axes.plot([corner, right], [flat, flat], color=LINE, linewidth=1.2)
-        axes.annotate(f"{roof['what']}: {number(flat)}", (right, flat), (-2, 4), textcoords="offset points",
-                      ha="right", va="bottom", color=LINE)  # fmt: skip
+        axes.annotate(f"{roof['what']}: {number(flat)}", (right, flat), (-2, 4), **beside, ha="right")
     _points(axes, cases, labels_at, math.log(highest / bottom) / math.log(top / bottom))
 
 
@@ -134,12 +116,12 @@ def _points(axes: Axes, cases: Sequence[Facts], labels_at: float, highest: float
     ``labels_at`` and ``highest`` say where the column starts and where it meets the roof, of the panel's size.
     """
     to_panel = axes.transData + axes.transAxes.inverted()
-    places = sorted(
+    positions = sorted(
         (*reversed(to_panel.transform((intensity(case), attained(case)))), n) for n, case in enumerate(cases)
     )
     gap = LABEL_INCHES * axes.figure.dpi / axes.get_window_extent().height
-    heights = spread([y for y, _, _ in places], gap, 0.6 * gap, highest - 0.8 * gap)
-    for (y, x, n), height in zip(places, heights, strict=True):
+    heights = spread([y for y, _, _ in positions], gap, 0.6 * gap, highest - 0.8 * gap)
+    for (y, x, n), height in zip(positions, heights, strict=True):
         marker, colour = MARKERS[cases[n]["case"]["dtype"]]
         within = {"transform": axes.transAxes, "color": colour}
         axes.plot([x, labels_at - 0.006], [y, height], **within | {"color": "#BBBBBB"}, linewidth=0.6, zorder=1.5)
@@ -152,8 +134,8 @@ def spread(wanted: Sequence[float], gap: float, lowest: float, highest: float) -
     heights: list[float] = []
     for height in wanted:
         heights.append(max(height, heights[-1] + gap if heights else lowest))
-    for place in reversed(range(len(heights))):
-        heights[place] = min(heights[place], heights[place + 1] - gap if place + 1 < len(heights) else highest)
+    for k in reversed(range(len(heights))):
+        heights[k] = min(heights[k], heights[k + 1] - gap if k + 1 < len(heights) else highest)
     return heights
 
 
@@ -173,6 +155,6 @@ def _caption(document: Document, cases: Sequence[Facts]) -> str:
     return "\n".join(textwrap.wrap(text, 132))
 
 
-def _span(peaks: Sequence[float]) -> str:
+def _range(peaks: Sequence[float]) -> str:
     low, high = number(peaks[0], 2), number(peaks[-1], 2)
     return low if low == high else f"{low} to {high}"

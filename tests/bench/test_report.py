@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from bench import compare, report
 from bench.pages import document, roofline
+from bench.pages.formatting import count, error, given, number, ratio, size
 from bench.pages.page import render
-from bench.pages.words import count, error, given, number, ratio, size
 
 CPU = {"kind": "cpu", "name": "Test CPU, 2 cores", "slug": "test-cpu-2-cores", "cores": 2, "memory_bytes": 16e9}
 CARD = {"kind": "cuda", "name": "Test Card", "slug": "test-card", "caches": "L2 50 MB"}
@@ -117,68 +117,66 @@ def test_document_keeps_what_was_found_and_no_single_rounds(tmp_path: Path) -> N
 
 
 def test_page_shows_every_kind(page: str) -> None:
-    ours = ["100 M float32, 400 tensors", "15.0", "26.7", "0.95", "1.0e-13", "4.10 kB"]
+    ours = ["100 M float32, 400 tensors", "15.0", "26.7", "0.95", "1.0e-13", "2.00 [1.90, 2.10], 400 MB"]
     for heading in ("Norm", "Dot product", "Window", "Deferred window", "Update", "Sketch", "Probe.step", "Clipping"):
-        first, others = section(page, heading).split("Other ways")
-        assert row(first, "100 M") == ours
-        assert row(others, "100 M") == [ours[0], LEAN, "30.0", "2.00 [1.90, 2.10]", "3.0e-7", "400 MB"]
+        name = {"Dot product": "dot", "Deferred window": "deferred", "Probe.step": "step", "Clipping": "clip"}
+        title = f"{name.get(heading, heading.lower())} title; "
+        assert row(section(page, heading), title) == [title + ours[0], *ours[1:]]
+        assert "The fastest other is faster in none of 1 cases." in section(page, heading)
+        assert f"Not timed: {OTHER} (numpy has no such dtype)." in section(page, heading)
     training = section(page, "Training")
-    assert row(training, "MLP, 55 k | window") == ["MLP, 55 k", "window", "100", "103", "1.03 [1.01, 1.05]", "3.00"]
-    assert row(training, "MLP, 55 k | other tool")[1] == "other tool, another tool"
-    errors = ["1 M, six decades", "1.0e-14 (2.0e-12)", "**3.0e-4**", "5.0e-8"]
-    assert row(section(page, "Accuracy"), "1 M") == errors, "numpy has no number: no column"
-    growth = ["norm", "elements, 1,000 to 100 M", "0.98 [0.96, 1.01]", "1.00", "0.148 ns an element",
-              "0.146 ns an element"]  # fmt: skip
-    assert row(section(page, "Growth"), "norm") == growth
+    assert "MLP, 55 k, 100 ms" in training
+    assert row(training, "window") == ["window", "1.03 [1.01, 1.05]", "3.00"]
+    assert row(training, "other tool")[0] == "other tool, another tool"
+    assert "Not timed: third tool (not installed)." in training
+    errors = ["dot, float32, six decades, 1 M", "1.0e-14 (2.0e-12)", "**3.0e-4**", "5.0e-8"]
+    assert row(section(page, "Accuracy"), "dot") == errors, "numpy has no number: no column"
+    growth = ["0.98 [0.96, 1.01]", "1.00", "0.148 ns an element", "0.146 ns an element"]
+    assert row(section(page, "Growth"), "norm") == ["norm over elements, 1,000 to 100 M", *growth]
     assert row(section(page, "Memory"), "10 tensors") == ["10 tensors", "640 MB", "2.10 MB"]
-    machine = section(page, "Machine")
-    assert row(machine, "commit")[1] == "0123abcd, with changes that are not in it"
-    assert row(machine, "measured peak")[1] == "28.0 to 28.0 GB/s over 9 cases; the fastest read was torch sum in 9"
-    assert row(machine, "compute roof")[1] == "260 GFLOP/s: matrix product" and row(machine, "memory")[1] == "16.0 GB"
-    for heading in ("## How to repeat", "## How to read", "make bench ARGS="):
-        assert heading in page
+    assert "; commit 0123abcd, with changes that are not in it; cores 2; memory 16.0 GB; " in page
+    assert "measured peak 28.0 to 28.0 GB/s over 9 cases (fastest read: torch sum in 9)" in page
+    assert "compute roof 260 GFLOP/s: matrix product." in page and "## How to read" in page
 
 
-def test_page_has_no_nan_no_wide_table_and_no_dead_link(page: str) -> None:
+def test_page_has_no_nan_no_broken_table_and_no_dead_link(page: str) -> None:
     assert not re.search(r"\b(nan|inf|None)\b", page)
     tables = [list(lines) for rows, lines in itertools.groupby(page.splitlines(), lambda s: s.startswith("|")) if rows]
-    for table in tables:
-        widths = {len(re.split(r"(?<!\\)\|", line)) - 2 for line in table}
-        assert len(widths) == 1 and widths.pop() <= 8, table
-    headings = re.findall(r"^##+ (.*)$", page, flags=re.M)
-    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for lines in tables:
+        assert len({len(re.split(r"(?<!\\)\|", line)) for line in lines}) == 1, lines
+    anchors = {heading.lower().replace(" ", "-") for heading in re.findall(r"^##+ (.*)$", page, flags=re.M)}
     assert set(re.findall(r"\(#([^)]*)\)", page)) <= anchors
     assert f"(results/roofline-{CPU['slug']}.svg)" in page
 
 
-def test_columns_of_a_card_are_there_where_it_says_them(tmp_path: Path) -> None:
-    benches = {"a::b": speed("norm", launches=2, host_ms=0.04)}
-    found = section(render([document.read(write(tmp_path / "a.json", benches, CARD))]), "Norm")
-    assert row(found.split("Other ways")[0], "100 M")[-2:] == ["2", "0.0400"]
+def test_a_card_has_columns_of_its_own_and_the_tests_that_ran_there(tmp_path: Path) -> None:
+    benches = {"a::b": speed("norm", launches=2, host_ms=0.04, fraction_of_datasheet=0.91)}
+    run = document.read(write(tmp_path / "a.json", benches, CARD))
+    job = {"ok": True, "passed": 3, "collected": 3, "ending": "finished", "failures": {}}
+    late = {"name": "bench: dot", "ok": False, "ending": "the time ran out in a"}
+    run["jobs"] = [job | {"name": "tests/a.py"}, job | {"name": "bench: norm"}, job | late]
+    page = render([run])
+    assert row(section(page, "Norm"), "norm title")[3:7] == ["0.95", "0.91", "1.0e-13", "2"]
+    assert row(section(page, "Norm"), "norm title")[7] == "0.0400"
+    assert "- `tests/a.py`: 3 of 3 passed\n- `bench: dot`: 3 of 3 passed; **the time ran out in a**\n" in page
 
 
-def test_skipped_ways_are_named_with_their_reason(page: str) -> None:
-    assert f"- {OTHER}: numpy has no such dtype (every case)" in section(page, "Window")
-    assert "- third tool: not installed (every case)" in section(page, "Training")
-
-
-def test_cases_that_had_to_shrink_say_so(tmp_path: Path) -> None:
-    found = document.read(write(tmp_path / "a.json", {"a::b": speed("norm", note="1e8 do not fit")}))
-    assert "Smaller than meant:\n\n- 100 M float32, 400 tensors: 1e8 do not fit\n" in render([found])
+def test_cases_that_had_to_shrink_are_named(tmp_path: Path) -> None:
+    run = document.read(write(tmp_path / "a.json", {"a::b": speed("norm", note="1e8 do not fit")}))
+    assert "Smaller than meant: 1e8 do not fit.\n" in render([run])
     (name,) = [name for name, bench in every_kind().items() if bench["kind"] == "growth"]
-    found = document.read(write(tmp_path / "b.json", {name: every_kind()[name] | {"note": "1e8: do not fit"}}))
-    assert "Smaller than meant:\n\n- norm over elements: 1e8: do not fit\n" in render([found])
+    run = document.read(write(tmp_path / "b.json", {name: every_kind()[name] | {"note": "1e8: do not fit"}}))
+    assert "Smaller than meant:\n\n- norm over elements: 1e8: do not fit\n" in render([run])
 
 
-def test_goals_missed_are_shown_as_missed(tmp_path: Path) -> None:
+def test_goals_missed_come_first_and_are_shown_as_missed(tmp_path: Path) -> None:
     benches = every_kind()
     names = [name for name in benches if "speed" in name]
     for name, value in zip(names, (0.8999, None, 0.9), strict=False):
         benches[name]["goals"][0]["value"] = value
-    page = render([document.read(write(tmp_path / "a.json", benches))])
-    goals = section(page, "Goals")
-    assert "8 of 11 reached." in goals and "| 8 of 11 |" in page
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in goals.splitlines()[5:] if line]
+    goals = section(render([document.read(write(tmp_path / "a.json", benches))]), "Goals: 8 of 11 reached")
+    lines = [line for line in goals.splitlines() if line.startswith("|")][2:]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     assert len(rows) == 11 and [cells[-1] for cells in rows] == ["**missed**"] * 3 + ["reached"] * 8
     norm = ["norm title; 100 M float32, 400 tensors", "of peak", "≥ 0.9", "0.8999", "**missed**"]
     assert norm in rows, "0.900 would look reached"
@@ -187,22 +185,22 @@ def test_goals_missed_are_shown_as_missed(tmp_path: Path) -> None:
     assert ["10 tensors", "beside the ring, MB", "≤ 28.8", "2.10", "reached"] in rows
 
 
-def test_where_another_way_is_faster_the_page_says_so(tmp_path: Path) -> None:
+def test_where_another_is_faster_the_page_shows_it(tmp_path: Path) -> None:
     benches = {"a::large": speed("norm"), "a::small": speed("norm", n=1000, fraction_of_peak=0.04)}
     benches["a::small"]["peers"][LEAN] |= {"ratio": 0.8, "ratio_low": 0.78, "ratio_high": 0.82}
-    page = render([document.read(write(tmp_path / "a.json", benches))])
-    assert row(section(page, "At a glance"), "Norm") == ["Norm", "2", "0.95", "0.80 to 2.00", "**1** of 2"]
-    assert "**0.80 [0.78, 0.82]**" in section(page, "Norm") and "**2.00" not in page
+    norm = section(render([document.read(write(tmp_path / "a.json", benches))]), "Norm")
+    assert "The fastest other is faster in 1 of 2 cases." in norm
+    assert "**0.80 [0.78, 0.82]**" in norm and "**2.00" not in norm
 
 
 def test_page_holds_the_newest_of_each_device_cpu_first(kept: Path, tmp_path: Path) -> None:
     kept.mkdir(parents=True)
-    (kept / "card.json").write_text('{"schema": 1, "card": {"name": "of make gpu"}}')
+    (kept / "card.json").write_text('{"schema": 1, "card": {"name": "of another program"}}')
     for device, date in ((CARD, "2026-12-03"), (CPU, "2026-12-02"), (CPU, "2026-11-30")):
         assert report.main([str(write(tmp_path / "run.json", every_kind(), device, f"{date}T10:00:00"))]) == 0
     page = (kept.parent / "README.md").read_text()
-    assert page.index("## Test CPU") < page.index("## Test Card") and "of make gpu" not in page
-    assert "| 2026-12-02 |" in page and "2026-11-30" not in page
+    assert page.index("## Test CPU") < page.index("## Test Card") and "of another program" not in page
+    assert "run 2026-12-02 10:00" in page and "2026-11-30" not in page
     assert sorted(path.name for path in kept.iterdir()) == [
         "card.json", "roofline-test-card.svg", "roofline-test-cpu-2-cores.svg", "test-card-2026-12-03.json",
         "test-cpu-2-cores-2026-11-30.json", "test-cpu-2-cores-2026-12-02.json",
@@ -217,7 +215,7 @@ def test_partial_run_leaves_kept_results_alone(kept: Path, tmp_path: Path, capsy
     for left_out, said in (
         ("bench_training|bench_growth", "no training; no growth"),
         ("test_window", "no speed of window"),
-        ("test_roof", "1 of the kept benches are missing, bench/bench_roof.py::test_roof among them"),
+        ("test_roof", "1 of the stored benches are missing, bench/bench_roof.py::test_roof among them"),
     ):
         write(partial, {name: facts for name, facts in every_kind().items() if not re.search(left_out, name)})
         capsys.readouterr()
@@ -388,7 +386,7 @@ def test_picture_is_an_svg_with_the_labels_and_always_the_same(crowded: document
 
 @pytest.mark.parametrize(("n_cases", "roof"), [(1, 260.0), (16, 260.0), (16, 1e6), (16, None)])
 def test_labels_of_the_picture_do_not_overlap(crowded: document.Document, n_cases: int, roof: float | None) -> None:
-    cases = roofline.chosen(crowded)[:n_cases]
+    cases = document.picture_cases(crowded)[:n_cases]
     crowded["benches"] = [*cases, {"kind": "roof", "gflop_per_s": roof, "what": "matrix product"}]
     figure = roofline.picture(crowded)
     renderer = FigureCanvasAgg(figure).get_renderer()
@@ -411,7 +409,7 @@ def test_labels_of_the_picture_do_not_overlap(crowded: document.Document, n_case
 def test_picture_takes_the_case_that_moves_the_most(tmp_path: Path) -> None:
     benches = {f"a::{n}": speed("norm", n=n) for n in (1000, 10**8, 10**6)}
     benches |= {"a::mixed": speed("norm", "mixed"), "a::unknown": speed("dot", operations=None)}
-    (case,) = roofline.chosen(document.read(write(tmp_path / "a.json", benches)))
+    (case,) = document.picture_cases(document.read(write(tmp_path / "a.json", benches)))
     assert case["n_elements"] == 10**8
     assert roofline.intensity(case) == 0.25 and roofline.attained(case) == pytest.approx(1e8 / 0.015 / 1e9)
 
@@ -438,4 +436,4 @@ def test_the_committed_page_is_that_of_the_kept_results() -> None:
     assert kept, "no results are kept"
     assert (document.RESULTS.parent / "README.md").read_text(encoding="utf-8") == render(kept)
     for found in kept:
-        assert (document.RESULTS / roofline.file_name(found)).exists()
+        assert (document.RESULTS / document.picture_name(found)).exists()
