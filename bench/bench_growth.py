@@ -1,14 +1,18 @@
 """How a step's time grows with elements, window, tensors, layers and processes, beside what its bytes would take."""
 
-import json
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+import multiprocessing
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 
 from bench.common.case import STEP, WINDOW, Case
+from bench.common.cpu import Cpu
 from bench.common.growth import recorded
 from bench.common.implementations.base import Work
 from bench.common.peak import Peak
@@ -18,7 +22,6 @@ from bench.common.running import fit
 from bench.common.timing import Bench
 
 ROUNDS = 9
-WORKER = "bench.common.growth_worker"
 
 
 def _over(kind: str) -> dict[int, Case]:
@@ -64,49 +67,44 @@ def test_growth_over_processes(bench: Bench, peak: Peak) -> None:
         pytest.skip("processes that share a card do not run side by side")
     elements = 4_000_000 if bench.device.timed else 10_000
     counts = (1, 2, 4) if bench.device.timed else (1, 2)
-    workers = [_Worker(elements) for _ in range(counts[-1])]
-    try:
-        rounds = [[_slowest(workers[:count]) for count in counts] for _ in range(ROUNDS if bench.device.timed else 1)]
-    finally:
-        for worker in workers:
-            worker.close()
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        ranks = [
+            stack.enter_context(ProcessPoolExecutor(1, spawn, initializer=_prepare_rank, initargs=(elements,)))
+            for _ in range(counts[-1])
+        ]
+        bytes_moved = ranks[0].submit(_bytes_moved).result()
+        _slowest(ranks)
+        rounds = [[_slowest(ranks[:count]) for count in counts] for _ in range(ROUNDS if bench.device.timed else 1)]
     timed = bench.rounds(peak.work, rounds=ROUNDS)
     bytes_per_s = float(peak.measured(timed)["peak_gb_per_s"]) * 1e9
-    seconds = workers[0].bytes_moved / bytes_per_s
+    seconds = bytes_moved / bytes_per_s
     model = {"model": lambda count: count * seconds, "reference": counts[0]}
     bench.record(**recorded("processes", WINDOW, counts, rounds, **model))
 
 
-class _Worker:
-    """A process that makes the window pass when told to."""
-
-    def __init__(self, elements: int) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", WORKER, str(elements)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.bytes_moved = int(self._answer()["bytes_moved"])
-
-    def start(self) -> None:
-        self._process.stdin.write("step\n")
-        self._process.stdin.flush()
-
-    def seconds(self) -> float:
-        return float(self._answer()["seconds"])
-
-    def _answer(self) -> Mapping[str, float]:
-        line = self._process.stdout.readline()
-        assert line, f"{WORKER} has ended with status {self._process.wait()}"
-        answer: Mapping[str, float] = json.loads(line)
-        return answer
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
+def _prepare_rank(elements: int) -> None:
+    """Let this process have a window and one thread."""
+    torch.set_num_threads(1)
+    problem = Problem(Cpu(), Case(WINDOW, elements, 16, window=16))
+    statistic = REGISTRY[WINDOW]
+    _rank["work"], _rank["bytes_moved"] = statistic.implementations[0].build(problem), statistic.bytes_moved(problem)
 
 
-def _slowest(workers: Sequence[_Worker]) -> float:
+_rank: dict[str, Any] = {}
+"""Of the process of a rank."""
+
+
+def _bytes_moved() -> int:
+    return _rank["bytes_moved"]
+
+
+def _step_seconds() -> float:
+    start = time.perf_counter()
+    _rank["work"].call()
+    return time.perf_counter() - start
+
+
+def _slowest(ranks: Sequence[ProcessPoolExecutor]) -> float:
     """Seconds of the slowest of some processes that step at the same time."""
-    for worker in workers:
-        worker.start()
-    return max(worker.seconds() for worker in workers)
+    return max(step.result() for step in [rank.submit(_step_seconds) for rank in ranks])

@@ -27,9 +27,9 @@ def norm(tensors):
 def test_norm_by_a_pointer_table_is_that_of_float64(device, dtypes):
     tensors = [torch.randn(n, device=device).to(dtypes[i % len(dtypes)]) for i, n in enumerate(SIZES)]
     call = POINTER_TABLE.make(tensors)
-    found = call()
-    assert found.shape == () and found.dtype is torch.float64
-    assert float(found) == pytest.approx(norm(tensors), rel=1e-13)
+    result = call()
+    assert result.shape == () and result.dtype is torch.float64
+    assert float(result) == pytest.approx(norm(tensors), rel=1e-13)
     tensors[-1].mul_(3.0)  # it reads the memory, at every call
     assert float(call()) == pytest.approx(norm(tensors), rel=1e-13)
 
@@ -79,8 +79,8 @@ def test_norms_of_apex_and_transformer_engine_are_called_as_they_expect(monkeypa
     for dtypes in ((torch.float32,), (torch.float32, torch.bfloat16)):
         tensors = [torch.randn(n).to(dtypes[i % len(dtypes)]) for i, n in enumerate(SIZES)]
         for peer in card_norms.PEERS[:2]:
-            found = peer.make(tensors)()
-            assert found.shape == () and float(found) == pytest.approx(norm(tensors), rel=1e-6), peer.name
+            result = peer.make(tensors)()
+            assert result.shape == () and float(result) == pytest.approx(norm(tensors), rel=1e-6), peer.name
 
 
 class Absent:
@@ -118,16 +118,12 @@ def test_peer_whose_package_is_absent_says_which(monkeypatch, tmp_path, make, mo
 def test_package_that_is_there_and_broken_is_not_called_absent(monkeypatch, tmp_path):
     (tmp_path / "halfinstalled.py").write_text("import a_module_that_no_one_has\n")
     (tmp_path / "unloadable.py").write_text("raise OSError('libcublas.so: cannot open')\n")
+    (tmp_path / "warns.py").write_text("import warnings\nwarnings.warn('old', stacklevel=1)\nx = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name, why in (("halfinstalled", "a_module_that_no_one_has"), ("unloadable", "libcublas")):
         with pytest.raises(Missing, match=f"^the package {name} is installed and fails to import: .*{why}"):
             load(name, name, "")
-
-
-def test_warnings_of_an_import_are_not_ours(monkeypatch, tmp_path):
-    (tmp_path / "warns.py").write_text("import warnings\nwarnings.warn('old', stacklevel=1)\nx = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert load("warns", "warns", "").x == 1
+    assert load("warns", "warns", "").x == 1, "warnings of an import are not ours"
 
 
 def test_card_is_missed(monkeypatch):
@@ -202,19 +198,15 @@ def rows(path):
         return [[float(value) for value in row] for row in csv.reader(file)]
 
 
-def test_monitor_of_the_global_norm_writes_it(watched, tmp_path):
-    gradients, losses = watched(monitors.GlobalNorm)
-    expected = [[loss, np.linalg.norm(flat(g))] for loss, g in zip(losses, gradients, strict=True)]
-    np.testing.assert_allclose(rows(tmp_path / "norm.csv"), expected, rtol=1e-6)
-
-
-def test_monitor_of_each_norm_writes_them_and_the_norm_of_all(watched, tmp_path):
-    gradients, losses = watched(monitors.ParameterNorms)
+@pytest.mark.parametrize("kind", [monitors.GlobalNorm, monitors.ParameterNorms], ids=lambda kind: kind.__name__)
+def test_monitors_of_norms_write_them(watched, tmp_path, kind):
+    gradients, losses = watched(kind)
+    each = kind is monitors.ParameterNorms
     expected = [
-        [loss, *(np.linalg.norm(flat([each])) for each in g), np.linalg.norm(flat(g))]
+        [loss, *(np.linalg.norm(flat([one])) for one in g if each), np.linalg.norm(flat(g))]
         for loss, g in zip(losses, gradients, strict=True)
     ]
-    np.testing.assert_allclose(rows(tmp_path / "norms.csv"), expected, rtol=1e-6)
+    np.testing.assert_allclose(rows(tmp_path / "norm.csv"), expected, rtol=1e-6)
 
 
 def lag_dots(gradients, step):
