@@ -23,65 +23,55 @@ DOT = "bench/bench_speed.py::test_dot"
 LEAN, OTHER = "cat + mv", "numpy gemv"
 
 
+SPEED = json.loads("""
+{"kind": "speed", "time_ms": 15.0, "bandwidth_gb_per_s": 26.7, "peak_gb_per_s": 28.0, "peak_way": "torch sum",
+ "fraction_of_peak": 0.95, "peak_memory_bytes": 4096, "launches": null, "host_ms": null, "rounds": 21,
+ "relative_error": 1e-13, "goals": [{"what": "of peak", "value": 0.95, "least": 0.9}],
+ "peers": {"cat + mv": {"time_ms": 30.0, "ratio": 2.0, "ratio_low": 1.9, "ratio_high": 2.1, "relative_error": 3e-7,
+                        "peak_memory_bytes": 4e8, "launches": null},
+           "numpy gemv": {"skipped": "numpy has no such dtype"}}}
+""")
+OTHER_KINDS = """
+{"bench/bench_training.py::test_mlp": {"kind": "training", "model": "MLP", "n_elements": 55050, "time_ms": 100.0,
+   "modes": {"window": {"time_ms": 103.0, "ratio": 1.03, "ratio_low": 1.01, "ratio_high": 1.05, "added_ms": 3.0},
+             "other tool": {"time_ms": 130.0, "ratio": 1.3, "added_ms": 30.0, "peer": true},
+             "third tool": {"skipped": "not installed", "peer": true}},
+   "goals": [{"what": "with over without", "value": 1.0504, "most": 1.05}]},
+ "bench/bench_accuracy.py::test_dot": {"kind": "accuracy", "statistic": "dot", "distribution": "six decades",
+   "dtype": "float32", "elements": 1000000, "errors": {"fastgeom": 1e-14, "torch": 3e-4, "numpy": NaN},
+   "relative_errors": {"fastgeom": 2e-12}, "bound": 5e-8},
+ "bench/bench_growth.py::test_norm": {"kind": "growth", "over": "elements", "statistic": "norm",
+   "points": [[1000, 2e-6], [100000000, 0.015]], "exponent": 0.98, "exponent_low": 0.96, "exponent_high": 1.01,
+   "constant": 0.148, "constant_unit": "ns an element", "model_exponent": 1.0, "model_constant": 0.146},
+ "bench/bench_memory.py::test_memory": {"kind": "memory", "title": "10 tensors", "ring_bytes": 640e6,
+   "beside_bytes": 2.1e6, "goals": [{"what": "beside the ring, MB", "value": 2.1, "most": 28.8}]},
+ "bench/bench_roof.py::test_roof": {"kind": "roof", "gflop_per_s": 260.0, "what": "matrix product"}}
+"""
+
+Benches = dict[str, dict[str, Any]]
+
+
 def speed(statistic: str, dtype: str = "float32", n: int = 10**8, **facts: Any) -> dict[str, Any]:
     case = {"statistic": statistic, "elements": n, "tensors": "400", "dtype": dtype}
-    peer = {"ratio_low": 1.9, "ratio_high": 2.1, "relative_error": 3e-7, "peak_memory_bytes": 4e8, "launches": None}
-    return {
-        "kind": "speed", "case": case, "title": f"{statistic} title", "n_elements": n, "bytes_moved": 4 * n,
-        "operations": n, "time_ms": 15.0, "bandwidth_gb_per_s": 26.7, "peak_gb_per_s": 28.0, "peak_way": "torch sum",
-        "fraction_of_peak": 0.95, "peak_memory_bytes": 4096, "launches": None, "host_ms": None, "rounds": 21,
-        "relative_error": 1e-13, "goals": [{"what": "of peak", "value": 0.95, "least": 0.9}],
-        "peers": {LEAN: {"time_ms": 30.0, "ratio": 2.0, **peer}, OTHER: {"skipped": "numpy has no such dtype"}},
-        **facts,
-    }  # fmt: skip
+    sizes = {"n_elements": n, "bytes_moved": 4 * n, "operations": n}
+    return {**copy.deepcopy(SPEED), "case": case, "title": f"{statistic} title", **sizes, **facts}
 
 
-def every_kind() -> dict[str, dict[str, Any]]:
-    """What a whole run finds, by the name of its bench."""
-    mode = {"time_ms": 103.0, "ratio": 1.03, "ratio_low": 1.01, "ratio_high": 1.05, "added_ms": 3.0, "peer": False}
+def every_kind() -> Benches:
+    """What a complete run records, by the name of its bench."""
     benches = {f"bench/bench_speed.py::test_{name}": speed(name) for name in document.STATISTICS}
-    return benches | {
-        "bench/bench_training.py::test_mlp": {
-            "kind": "training", "model": "MLP", "n_elements": 55_050, "time_ms": 100.0, "rounds": 60,
-            "modes": {"window": mode, "other tool": mode | {"peer": True, "ratio": 1.3},
-                      "third tool": {"skipped": "not installed", "peer": True}},
-            "goals": [{"what": "with over without", "value": 1.0504, "most": 1.05}],
-        },
-        "bench/bench_accuracy.py::test_dot": {
-            "kind": "accuracy", "statistic": "dot", "distribution": "six decades", "dtype": "float32",
-            "elements": 10**6, "errors": {"fastgeom": 1e-14, "torch": 3e-4, "numpy": math.nan},
-            "relative_errors": {"fastgeom": 2e-12}, "bound": 5e-8,
-        },
-        "bench/bench_growth.py::test_norm": {
-            "kind": "growth", "over": "elements", "statistic": "norm", "points": [[1000, 2e-6], [10**8, 0.015]],
-            "exponent": 0.98, "exponent_low": 0.96, "exponent_high": 1.01, "constant": 0.148,
-            "constant_unit": "ns an element", "model_exponent": 1.0, "model_constant": 0.146,
-        },
-        "bench/bench_memory.py::test_memory": {
-            "kind": "memory", "title": "10 tensors", "ring_bytes": 640e6, "beside_bytes": 2.1e6,
-            "goals": [{"what": "beside the ring, MB", "value": 2.1, "most": 28.8}],
-        },
-        "bench/bench_roof.py::test_roof": {"kind": "roof", "gflop_per_s": 260.0, "what": "matrix product"},
-    }  # fmt: skip
+    return benches | json.loads(OTHER_KINDS)
 
 
-def write(
-    path: Path, benches: dict[str, dict[str, Any]], device: dict[str, Any] = CPU, date: str = "2026-12-01T10:11:12"
-) -> Path:
+def write(path: Path, benches: Benches, device: dict[str, Any] = CPU, date: str = "2026-12-01T10:11:12") -> Path:
     """A file as pytest-benchmark writes it."""
     shared = {"device": device, "versions": {"torch": "2.13.0"}, "threads": {"torch": 2, "numba": 2}}
-    found = [
-        {
-            "name": name.split("::")[1],
-            "fullname": name,
-            "extra_info": {**shared, **facts},
-            "stats": {"data": [1.5, 2.5]},
-        }
-        for name, facts in benches.items()
-    ]
+    stats = {"stats": {"data": [1.5, 2.5]}}
+    listed = [{"fullname": name, "extra_info": {**shared, **facts}, **stats} for name, facts in benches.items()]
     commit = {"id": "0123abcd", "dirty": True}
-    whole = {"machine_info": {"python_version": "3.11.7"}, "commit_info": commit, "datetime": date, "benchmarks": found}
-    path.write_text(json.dumps(whole))
+    machine = {"python_version": "3.11.7"}
+    file = {"machine_info": machine, "commit_info": commit, "datetime": date, "benchmarks": listed}
+    path.write_text(json.dumps(file))
     return path
 
 
@@ -107,7 +97,7 @@ def row(text: str, start: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split(" | ")]
 
 
-def test_document_keeps_what_was_found_and_no_single_rounds(tmp_path: Path) -> None:
+def test_document_has_what_was_recorded_and_no_single_rounds(tmp_path: Path) -> None:
     found = document.read(write(tmp_path / "a.json", every_kind()))
     assert found["commit"] == "0123abcd" and found["dirty"] and found["device"] == CPU
     assert found["versions"] == {"python": "3.11.7", "torch": "2.13.0"} and found["threads"] == {"torch": 2, "numba": 2}
@@ -201,10 +191,9 @@ def test_page_holds_the_newest_of_each_device_cpu_first(kept: Path, tmp_path: Pa
     page = (kept.parent / "README.md").read_text()
     assert page.index("## Test CPU") < page.index("## Test Card") and "of another program" not in page
     assert "run 2026-12-02 10:00" in page and "2026-11-30" not in page
-    assert sorted(path.name for path in kept.iterdir()) == [
-        "card.json", "roofline-test-card.svg", "roofline-test-cpu-2-cores.svg", "test-card-2026-12-03.json",
-        "test-cpu-2-cores-2026-11-30.json", "test-cpu-2-cores-2026-12-02.json",
-    ]  # fmt: skip
+    pictures = {"roofline-test-card.svg", "roofline-test-cpu-2-cores.svg"}
+    runs = {"test-card-2026-12-03.json", "test-cpu-2-cores-2026-11-30.json", "test-cpu-2-cores-2026-12-02.json"}
+    assert {path.name for path in kept.iterdir()} == {"card.json"} | pictures | runs
     assert document.read(kept / "test-cpu-2-cores-2026-12-02.json")["date"] == "2026-12-02T10:00:00"
 
 
@@ -258,10 +247,7 @@ def two_devices(path: Path) -> None:
     ids=["missing", "no JSON", "other JSON", "empty", "disabled", "fields", "no device", "two devices", "schema"],
 )
 @pytest.mark.parametrize("command", [report.main, compare.main])
-def test_bad_input_is_named(
-    command: Callable[[list[str]], int], make: Callable[[Path], object], said: str, tmp_path: Path, kept: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_bad_input_is_named(command, make, said, tmp_path, kept, capsys) -> None:
     path = tmp_path / "bad.json"
     make(path)
     assert command([str(path)]) == 2
@@ -269,7 +255,7 @@ def test_bad_input_is_named(
     assert str(path) in message and re.search(said, message) and not kept.exists()
 
 
-def compared(change: Callable[[dict[str, dict[str, Any]]], object], tmp_path: Path) -> tuple[str, int]:
+def compared(change: Callable[[Benches], object], tmp_path: Path) -> tuple[str, int]:
     """What the comparison of a changed run with the unchanged one says."""
     benches = every_kind()
     benches["bench/bench_training.py::test_mlp"]["modes"]["large"] = {"ratio": 2.0, "peer": False}
@@ -280,11 +266,11 @@ def compared(change: Callable[[dict[str, dict[str, Any]]], object], tmp_path: Pa
     return "\n".join(lines), status
 
 
-def peer(benches: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def peer(benches: Benches) -> dict[str, Any]:
     return benches["bench/bench_speed.py::test_norm"]["peers"][LEAN]
 
 
-def modes(benches: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def modes(benches: Benches) -> Benches:
     return benches["bench/bench_training.py::test_mlp"]["modes"]
 
 
@@ -304,13 +290,9 @@ def modes(benches: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         (lambda benches: modes(benches)["other tool"].update(ratio=9.0), ""),
         (lambda benches: benches[DOT].update(time_ms=900.0, bandwidth_gb_per_s=1.0), ""),
     ],
-    ids=[
-        "peer 16", "peer 14", "peer better", "peak 16", "peak 14", "step 16", "step 14", "step better", "small step 5",
-        "small step 4.9", "other tool", "times",
-    ],
-)  # fmt: skip
+)
 def test_comparison_flags_what_got_worse_by_more_than_15_percent(
-    change: Callable[[dict[str, dict[str, Any]]], object], flagged: str, tmp_path: Path
+    change: Callable[[Benches], object], flagged: str, tmp_path: Path
 ) -> None:
     said, status = compared(change, tmp_path)
     assert status == bool(flagged) and ("worse by more than 15 %:\n" in said) == bool(flagged)
@@ -327,7 +309,7 @@ def test_comparison_shows_both_intervals(tmp_path: Path) -> None:
 
 
 def test_comparison_lists_what_is_new_and_missing(tmp_path: Path) -> None:
-    def change(benches: dict[str, dict[str, Any]]) -> None:
+    def change(benches: Benches) -> None:
         benches["a::new"] = speed("norm", "bfloat16")
         del benches["bench/bench_speed.py::test_clip"]
         benches["bench/bench_speed.py::test_norm"]["peers"][LEAN] = {"skipped": "torch is gone"}
@@ -368,8 +350,8 @@ def test_ratios_of_different_machines_do_not_compare(
 def crowded(tmp_path: Path) -> document.Document:
     """All statistics in two dtypes, near each other."""
     benches = every_kind()
-    for place, statistic in enumerate(document.STATISTICS):
-        benches[f"a::{statistic}"] = speed(statistic, "bfloat16", operations=10**8 * (1 + place % 3))
+    for k, statistic in enumerate(document.STATISTICS):
+        benches[f"a::{statistic}"] = speed(statistic, "bfloat16", operations=10**8 * (1 + k % 3))
     return document.read(write(tmp_path / "crowded.json", benches))
 
 
@@ -379,8 +361,8 @@ def test_picture_is_an_svg_with_the_labels_and_always_the_same(crowded: document
         roofline.draw(crowded, path)
     text = paths[0].read_text()
     assert text == paths[1].read_text() and "<dc:date>" not in text
-    for label in ("norm title, float32: 0.95", "clip title, bfloat16: 0.95", "measured peak, 28 GB/s",
-                  "Test CPU, 2 cores", "matrix product: 130", "10⁹ multiply-adds a second"):  # fmt: skip
+    labels = ("norm title, float32: 0.95", "clip title, bfloat16: 0.95", "measured peak, 28 GB/s", "Test CPU, 2 cores")
+    for label in (*labels, "matrix product: 130", "10⁹ multiply-adds a second"):
         assert label in text, label
 
 
@@ -415,16 +397,22 @@ def test_picture_takes_the_case_that_moves_the_most(tmp_path: Path) -> None:
 
 
 def test_numbers_have_the_digits_that_they_deserve() -> None:
-    assert [number(x) for x in (None, math.nan, 0, 0.97345, 27.36, 1234.5, 2.34e-5, 9.996, 5e7)] == [
-        "–", "–", "0", "0.973", "27.4", "1,234", "2.34e-5", "10.0", "5.00e7",
-    ]  # fmt: skip
-    assert [error(x) for x in (None, 0.0, 1.04e-13, 2.2e-2)] == ["–", "0", "1.0e-13", "2.2e-2"]
-    assert [count(x) for x in (None, 400, 1000, 55_050, 124_439_808, 10**9, 999_999, 9_996)] == [
-        "–", "400", "1,000", "55 k", "124 M", "1 G", "1 M", "10 k",
-    ]  # fmt: skip
-    assert [size(x) for x in (None, 0, 512, 4096, 999_999, 2.1e6, 1.5e10)] == [
-        "–", "0 B", "512 B", "4.10 kB", "1.00 MB", "2.10 MB", "15.0 GB",
-    ]  # fmt: skip
+    numbers = {None: "–", math.nan: "–", 0: "0", 0.97345: "0.973", 27.36: "27.4", 1234.5: "1,234", 2.34e-5: "2.34e-5"}
+    numbers |= {9.996: "10.0", 5e7: "5.00e7"}
+    errors = {None: "–", 0.0: "0", 1.04e-13: "1.0e-13", 2.2e-2: "2.2e-2"}
+    counts = {None: "–", 400: "400", 1000: "1,000", 55_050: "55 k", 124_439_808: "124 M", 10**9: "1 G"}
+    counts |= {999_999: "1 M", 9_996: "10 k"}
+    sizes = {
+        None: "–",
+        0: "0 B",
+        512: "512 B",
+        4096: "4.10 kB",
+        999_999: "1.00 MB",
+        2.1e6: "2.10 MB",
+        1.5e10: "15.0 GB",
+    }
+    for function, texts in ((number, numbers), (error, errors), (count, counts), (size, sizes)):
+        assert [function(value) for value in texts] == list(texts.values()), function
     assert given(5e-8) == "5e-8" and given(0.9) == "0.9" and given(1e20) == "1e20"
     assert ratio({"ratio": 12.345, "ratio_low": 11.0, "ratio_high": 13.0}) == "12.3 [11.0, 13.0]"
     assert ratio({"ratio": -1e-9, "ratio_low": -0.001, "ratio_high": 0.1}) == "0.00 [0.00, 0.10]"
