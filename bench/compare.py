@@ -1,6 +1,6 @@
 """``python -m bench.compare NEW.json [STORED.json]``: the ratios of a run against the stored ones.
 
-Times and GB/s are never compared: they are those of a day. What is held, and when it is *worse by more than 15 %*:
+Times and GB/s are never compared: they are those of a day. What is compared, and when it is *worse by more than 15 %*:
 
 - the time of another implementation over ours, and the fraction of the measured peak: once the stored value is more
   than 1.15 times the new one, that is, once ours takes over 15 % longer on the same yardstick;
@@ -9,8 +9,8 @@ Times and GB/s are never compared: they are those of a day. What is held, and wh
   apart); the added part alone is mostly noise where it is small (0.01 and 0.02 are 100 % apart).
 
 Medians decide; both intervals are shown, and how many of them do not meet, so that a reader can see what may be noise.
-Other tools' training ratios are not held. The exit status is 0 where nothing got worse, 1 where something did, 2 where
-nothing can be compared.
+Other tools' training ratios are not compared. The exit status is 0 where nothing got worse, 1 where something did, 2
+where nothing can be compared.
 """
 
 import argparse
@@ -50,7 +50,7 @@ class Ratio:
 
 
 def ratios(run: Document) -> dict[Key, Ratio]:
-    """Everything that is held of a run."""
+    """Everything that is compared of a run."""
     return {
         (document.identity(bench), name): Ratio(f"{what(bench)}: {name}", facts, bench["kind"] == "training")
         for bench in run["benches"]
@@ -96,8 +96,8 @@ def report(new: Document, stored: Document, *, everything: bool = False) -> tupl
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bench.compare", description="Hold ratios against the stored ones.")
+    """Compare, print, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.compare", description="Compare ratios with the stored ones.")
     parser.add_argument("new", type=Path, help="of pytest-benchmark or of bench.report")
     parser.add_argument("stored", type=Path, nargs="?", help="default: the newest of the same device in bench/results")
     parser.add_argument("--all", action="store_true", help="print every ratio")

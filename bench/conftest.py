@@ -1,5 +1,6 @@
 """What every bench uses: the device under test, the plain reads beside it, and the fixture that times."""
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -48,6 +49,12 @@ def peak(device: Card | Cpu) -> Peak:
 def bench(benchmark: BenchmarkFixture, device: Card | Cpu, facts: dict[str, object]) -> Bench:
     """The bench of one test."""
     return Bench(benchmark, device, facts)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where files are spread over processes, start with the longest."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.name != "bench_speed.py")
 
 
 def pytest_benchmark_update_json(output_json: dict[str, object]) -> None:

@@ -111,7 +111,10 @@ def jobs() -> list[Job]:
     return [
         *(Job(path, (path,), JOB_S, "values", spread=True) for path in values),
         *(Job(path, (path,), JOB_S, "native") for path in native),
-        *(Job(f"bench: {name}", ("bench/bench_speed.py", "-k", f"[{name}:", *warnings), JOB_S) for name in STATISTICS),
+        *(
+            Job(f"bench: {name}", ("bench/bench_speed.py", "-k", f"[{name.replace(' ', '-')}:", *warnings), JOB_S)
+            for name in STATISTICS
+        ),
         *(Job(f"bench: {name}", (f"bench/bench_{name}.py", *warnings), JOB_S, optional=True) for name in OTHER_BENCHES),
     ]
 

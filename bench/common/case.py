@@ -106,11 +106,12 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Short, for pytest: the statistic, a colon, and all sizes."""
+        """Short, for pytest: the statistic without spaces, so that ``-k`` takes it, a colon, and all sizes."""
         tensors = f"{self.tensors} tensors" if isinstance(self.tensors, int) else self.tensors
         elements = f"{self.elements:.0e}".replace("e+0", "e").replace("e+", "e")
         sizes = self.title.removeprefix(self.statistic).removeprefix(", ")
-        return f"{self.statistic}: " + ", ".join(part for part in (sizes, elements, tensors, self.dtype) if part)
+        statistic = self.statistic.replace(" ", "-")
+        return f"{statistic}: " + ", ".join(text for text in (sizes, elements, tensors, self.dtype) if text)
 
     @property
     def item_bytes(self) -> float:

@@ -110,5 +110,5 @@ def fill(flat: Tensor, seed: int) -> None:
     """
     generator = torch.Generator(flat.device).manual_seed(seed)
     first = flat[:PERIOD].normal_(mean=(seed % 7 - 2.5) / 3, generator=generator)
-    for piece in flat[PERIOD:].split(PERIOD):
-        piece.copy_(first[: len(piece)])
+    for chunk in flat[PERIOD:].split(PERIOD):
+        chunk.copy_(first[: len(chunk)])

@@ -284,7 +284,11 @@ REGISTRY: dict[str, Statistic] = {
                 Case("step", 2_000_000, 2000, dtype, 16, layers="parameter", goals=SMALL_STEPS, rounds=9)
                 for dtype in CARD_DTYPES
             ),
-            *(Case("step", 2_000_000, 2000, window=16, layers="all", traced=t, rounds=9) for t in (False, True)),
+            *(
+                Case("step", 2_000_000, 2000, dtype, 16, layers="all", traced=traced, rounds=9)
+                for traced in (False, True)
+                for dtype in CARD_DTYPES
+            ),
             *_large("step", goals=lambda n: STEPS, window=16, rounds=9),
         ),
         item_bytes=lambda case, n, item: window_bytes(n, case.window, item, item),

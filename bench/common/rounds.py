@@ -36,7 +36,8 @@ class Rounds:
     """Seconds of a call, in each round, by name; of a slow one in the first rounds only.
 
     Attributes:
-        seconds, host_s: name → one number a round, on the device and until the call has returned.
+        seconds: name → one number a round, on the device.
+        host_s: name → one number a round, until the call has returned.
     """
 
     seconds: dict[str, list[float]]

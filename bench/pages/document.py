@@ -29,7 +29,7 @@ NEEDED = {
     "memory": ("title", "ring_bytes", "beside_bytes"),
     "roof": ("gflop_per_s", "what"),
 }
-"""What a bench of each kind must say; all else may be left out."""
+"""What a bench of each kind must record; all else may be left out."""
 
 COMPLETE = ("speed", "training", "accuracy", "growth", "memory")
 """The kinds that a complete run has."""

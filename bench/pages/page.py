@@ -55,8 +55,8 @@ def sections(document: Document) -> list[str]:
         lines += [f"![Roofline: {document['device']['name']}](results/{picture_name(document)})", ""]
     cases = of_kind(document, "speed")
     for statistic in dict.fromkeys([*REGISTRY, *(case["case"]["statistic"] for case in cases)]):
-        if own := [case for case in cases if case["case"]["statistic"] == statistic]:
-            lines += [*_speed(statistic, own), ""]
+        if of_statistic := [case for case in cases if case["case"]["statistic"] == statistic]:
+            lines += [*_speed(statistic, of_statistic), ""]
     for kind, make in (("training", _training), ("accuracy", _accuracy), ("growth", _growth), ("memory", _memory)):
         if benches := of_kind(document, kind):
             lines += [f"### {kind.capitalize()}", *make(benches), ""]

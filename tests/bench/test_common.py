@@ -70,9 +70,9 @@ def test_llama_is_whole_at_its_full_depth():
 
 @pytest.mark.parametrize("name", LISTS)
 def test_a_list_that_is_too_large_keeps_its_tensors_and_shrinks_each(name):
-    whole, small = numels(name, 10**12), numels(name, 100_000)
-    assert len(small) == len(whole) and sum(small) < 110_000
-    assert np.argmax(small) == np.argmax(whole) and min(small) == 8
+    full, small = numels(name, 10**12), numels(name, 100_000)
+    assert len(small) == len(full) and sum(small) < 110_000
+    assert np.argmax(small) == np.argmax(full) and min(small) == 8
 
 
 def test_a_case_for_which_memory_is_short_shrinks_and_says_so(cpu, monkeypatch):
@@ -134,8 +134,8 @@ def test_the_interval_is_that_of_the_order_statistics(n, cut):
 def test_the_interval_covers_as_often_as_it_says():
     generator = np.random.default_rng(0)
     draws = generator.exponential(size=(4000, 9))
-    held = sum(e.low <= math.log(2) <= e.high for e in map(Estimate.of, draws.tolist())) / len(draws)
-    assert 0.95 <= held <= 0.975
+    covered = sum(e.low <= math.log(2) <= e.high for e in map(Estimate.of, draws.tolist())) / len(draws)
+    assert 0.95 <= covered <= 0.975
 
 
 def test_a_power_law_is_found():
@@ -397,7 +397,7 @@ def test_numbers_are_drawn_again_and_differ_from_seed_to_seed():
 
 def test_sums_a_few_elements_at_a_time_are_those_of_the_reference():
     a, b = torch.randn(1000).bfloat16(), torch.randn(1000)
-    assert truth.summed(torch.mul, [a], [b], piece=64) == pytest.approx(reference.dot([a], [b]), rel=1e-13)
+    assert truth.summed(torch.mul, [a], [b], chunk=64) == pytest.approx(reference.dot([a], [b]), rel=1e-13)
     assert truth.square(b) == pytest.approx(reference.dot([b], [b]), rel=1e-13)
     assert truth.difference_sq([a], [b]) == pytest.approx(reference.difference_sq([a], [b]), rel=1e-13)
 
@@ -406,7 +406,7 @@ def test_sums_a_few_elements_at_a_time_are_those_of_the_reference():
 def test_sketches_a_few_elements_at_a_time_are_those_of_the_reference(sizes):
     tensors = [torch.randn(n) for n in sizes]
     expected = reference.count_sketch(tensors, 128, 77)
-    torch.testing.assert_close(truth.count_sketch(tensors, 128, 77, piece=300), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(truth.count_sketch(tensors, 128, 77, chunk=300), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_what_is_off_by_too_much_or_is_no_number_raises():

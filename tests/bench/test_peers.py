@@ -151,10 +151,10 @@ def test_projections_are_unbiased_with_the_variance_of_theory(device, peer):
     m, n_seeds = 128, 100
     x = [torch.randn(700, device=device) + 0.5]
     exact = float(x[0].double().square().sum())
-    found = torch.stack([peer.make(x, m, seed)().double().square().sum() for seed in range(n_seeds)]).cpu() / exact
+    values = torch.stack([peer.make(x, m, seed)().double().square().sum() for seed in range(n_seeds)]).cpu() / exact
     expected = math.sqrt(2 * (1 - float(x[0].double().pow(4).sum()) / exact**2) / m)
-    assert abs(float(found.mean()) - 1) < 4 * expected / math.sqrt(n_seeds)
-    assert float(found.std()) == pytest.approx(expected, rel=0.3)  # four standard errors of a deviation of 100
+    assert abs(float(values.mean()) - 1) < 4 * expected / math.sqrt(n_seeds)
+    assert float(values.std()) == pytest.approx(expected, rel=0.3)  # four standard errors of a deviation of 100
 
 
 @pytest.mark.parametrize("broken", [lambda image: 1.3 * image, lambda image: image.abs(), lambda image: image[:-1]])
@@ -215,9 +215,9 @@ def lag_dots(gradients, step):
 
 def test_lean_window_writes_the_dots_with_the_gradients_before(watched, tmp_path):
     gradients, losses = watched(monitors.LeanWindow)
-    found = np.load(tmp_path / "dots.npy")
-    assert found.shape == (len(gradients), WINDOW + 2)
-    for step, row in enumerate(found):
+    values = np.load(tmp_path / "dots.npy")
+    assert values.shape == (len(gradients), WINDOW + 2)
+    for step, row in enumerate(values):
         dots = lag_dots(gradients, step)
         np.testing.assert_allclose(row[: len(dots)], dots, rtol=1e-5, atol=1e-4)
         assert not row[len(dots) : WINDOW].any()
@@ -259,7 +259,7 @@ def test_hooks_of_wandb_watch_measure_and_go(tmp_path):
 
 @pytest.mark.parametrize("make", [models.cnn, models.gpt_blocks, models.one_billion], ids=lambda make: make.__name__)
 def test_models_of_the_training_bench_come_from_their_seed_alone(make):
-    found = []
+    values = []
     for noise, seed in ((1, 0), (2, 0), (3, 1)):
         torch.manual_seed(noise)
         before = torch.get_rng_state()
@@ -268,8 +268,8 @@ def test_models_of_the_training_bench_come_from_their_seed_alone(make):
         loss = training.loss()
         loss.backward()
         training.optimizer.step()
-        found.append([loss.detach(), *(p.detach() for p in training.model.parameters())])
-    first, again, other = found
+        values.append([loss.detach(), *(p.detach() for p in training.model.parameters())])
+    first, again, other = values
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert first[0] != other[0] and not torch.equal(first[1], other[1])
 

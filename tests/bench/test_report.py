@@ -1,4 +1,4 @@
-"""What `make bench` keeps of a run, and what page, picture and comparison say of it: on small runs made by hand."""
+"""What `make bench` stores of a run, and its page, picture and comparison: on small runs made by hand."""
 
 import copy
 import itertools
@@ -76,7 +76,7 @@ def write(path: Path, benches: Benches, device: dict[str, Any] = CPU, date: str 
 
 
 @pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stands for bench/results."""
     monkeypatch.setattr(document, "RESULTS", tmp_path / "bench" / "results")
     return document.RESULTS
@@ -98,11 +98,11 @@ def row(text: str, start: str) -> list[str]:
 
 
 def test_document_has_what_was_recorded_and_no_single_rounds(tmp_path: Path) -> None:
-    found = document.read(write(tmp_path / "a.json", every_kind()))
-    assert found["commit"] == "0123abcd" and found["dirty"] and found["device"] == CPU
-    assert found["versions"] == {"python": "3.11.7", "torch": "2.13.0"} and found["threads"] == {"torch": 2, "numba": 2}
-    assert [bench["name"] for bench in found["benches"]] == list(every_kind())
-    text = json.dumps(found, allow_nan=False)  # what is not a number has become null
+    run = document.read(write(tmp_path / "a.json", every_kind()))
+    assert run["commit"] == "0123abcd" and run["dirty"] and run["device"] == CPU
+    assert run["versions"] == {"python": "3.11.7", "torch": "2.13.0"} and run["threads"] == {"torch": 2, "numba": 2}
+    assert [bench["name"] for bench in run["benches"]] == list(every_kind())
+    text = json.dumps(run, allow_nan=False)  # what is not a number has become null
     assert "2.5" not in text and text.count('"torch": "2.13.0"') == 1
 
 
@@ -183,25 +183,27 @@ def test_where_another_is_faster_the_page_shows_it(tmp_path: Path) -> None:
     assert "**0.80 [0.78, 0.82]**" in norm and "**2.00" not in norm
 
 
-def test_page_holds_the_newest_of_each_device_cpu_first(kept: Path, tmp_path: Path) -> None:
-    kept.mkdir(parents=True)
-    (kept / "card.json").write_text('{"schema": 1, "card": {"name": "of another program"}}')
+def test_page_holds_the_newest_of_each_device_cpu_first(results: Path, tmp_path: Path) -> None:
+    results.mkdir(parents=True)
+    (results / "card.json").write_text('{"schema": 1, "card": {"name": "of another program"}}')
     for device, date in ((CARD, "2026-12-03"), (CPU, "2026-12-02"), (CPU, "2026-11-30")):
         assert report.main([str(write(tmp_path / "run.json", every_kind(), device, f"{date}T10:00:00"))]) == 0
-    page = (kept.parent / "README.md").read_text()
+    page = (results.parent / "README.md").read_text()
     assert page.index("## Test CPU") < page.index("## Test Card") and "of another program" not in page
     assert "run 2026-12-02 10:00" in page and "2026-11-30" not in page
     pictures = {"roofline-test-card.svg", "roofline-test-cpu-2-cores.svg"}
     runs = {"test-card-2026-12-03.json", "test-cpu-2-cores-2026-11-30.json", "test-cpu-2-cores-2026-12-02.json"}
-    assert {path.name for path in kept.iterdir()} == {"card.json"} | pictures | runs
-    assert document.read(kept / "test-cpu-2-cores-2026-12-02.json")["date"] == "2026-12-02T10:00:00"
+    assert {path.name for path in results.iterdir()} == {"card.json"} | pictures | runs
+    assert document.read(results / "test-cpu-2-cores-2026-12-02.json")["date"] == "2026-12-02T10:00:00"
 
 
-def test_partial_run_leaves_kept_results_alone(kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_partial_run_leaves_stored_results_alone(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     report.main([str(write(tmp_path / "whole.json", every_kind()))])
-    before = {path: path.read_bytes() for path in kept.parent.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in results.parent.rglob("*") if path.is_file()}
     partial = tmp_path / "part.json"
-    for left_out, said in (
+    for left_out, text in (
         ("bench_training|bench_growth", "no training; no growth"),
         ("test_window", "no speed of window"),
         ("test_roof", "1 of the stored benches are missing, bench/bench_roof.py::test_roof among them"),
@@ -209,8 +211,8 @@ def test_partial_run_leaves_kept_results_alone(kept: Path, tmp_path: Path, capsy
         write(partial, {name: facts for name, facts in every_kind().items() if not re.search(left_out, name)})
         capsys.readouterr()
         assert report.main([str(partial)]) == 0
-        assert said in capsys.readouterr().out
-        assert before == {path: path.read_bytes() for path in kept.parent.rglob("*") if path.is_file()}
+        assert text in capsys.readouterr().out
+        assert before == {path: path.read_bytes() for path in results.parent.rglob("*") if path.is_file()}
     assert report.main([str(partial), "--out", str(tmp_path / "elsewhere")]) == 0
     assert (tmp_path / "elsewhere" / "README.md").is_file()
 
@@ -229,7 +231,7 @@ def two_devices(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "text"),
     [
         (lambda path: None, "cannot be read.*--benchmark-disable"),
         (lambda path: path.write_text("{"), "is no JSON"),
@@ -247,12 +249,12 @@ def two_devices(path: Path) -> None:
     ids=["missing", "no JSON", "other JSON", "empty", "disabled", "fields", "no device", "two devices", "schema"],
 )
 @pytest.mark.parametrize("command", [report.main, compare.main])
-def test_bad_input_is_named(command, make, said, tmp_path, kept, capsys) -> None:
+def test_bad_input_is_named(command, make, text, tmp_path, results, capsys) -> None:
     path = tmp_path / "bad.json"
     make(path)
     assert command([str(path)]) == 2
     message = capsys.readouterr().err
-    assert str(path) in message and re.search(said, message) and not kept.exists()
+    assert str(path) in message and re.search(text, message) and not results.exists()
 
 
 def compared(change: Callable[[Benches], object], tmp_path: Path) -> tuple[str, int]:
@@ -294,18 +296,18 @@ def modes(benches: Benches) -> Benches:
 def test_comparison_flags_what_got_worse_by_more_than_15_percent(
     change: Callable[[Benches], object], flagged: str, tmp_path: Path
 ) -> None:
-    said, status = compared(change, tmp_path)
-    assert status == bool(flagged) and ("worse by more than 15 %:\n" in said) == bool(flagged)
-    assert flagged in said
+    text, status = compared(change, tmp_path)
+    assert status == bool(flagged) and ("worse by more than 15 %:\n" in text) == bool(flagged)
+    assert flagged in text
 
 
 def test_comparison_shows_both_intervals(tmp_path: Path) -> None:
-    said, _ = compared(lambda benches: peer(benches).update(ratio=1.6, ratio_low=1.2, ratio_high=2.0), tmp_path)
-    assert "2.00 [1.90, 2.10], now 1.60 [1.20, 2.00] (25.0 % worse; the intervals overlap)" in said
-    assert "; of the worse 0 with intervals that do not meet" in said
-    said, _ = compared(lambda benches: peer(benches).update(ratio=1.6, ratio_low=1.5, ratio_high=1.7), tmp_path)
-    assert "now 1.60 [1.50, 1.70] (25.0 % worse)" in said
-    assert "; of the worse 1 with intervals that do not meet" in said
+    text, _ = compared(lambda benches: peer(benches).update(ratio=1.6, ratio_low=1.2, ratio_high=2.0), tmp_path)
+    assert "2.00 [1.90, 2.10], now 1.60 [1.20, 2.00] (25.0 % worse; the intervals overlap)" in text
+    assert "; of the worse 0 with intervals that do not meet" in text
+    text, _ = compared(lambda benches: peer(benches).update(ratio=1.6, ratio_low=1.5, ratio_high=1.7), tmp_path)
+    assert "now 1.60 [1.50, 1.70] (25.0 % worse)" in text
+    assert "; of the worse 1 with intervals that do not meet" in text
 
 
 def test_comparison_lists_what_is_new_and_missing(tmp_path: Path) -> None:
@@ -314,15 +316,15 @@ def test_comparison_lists_what_is_new_and_missing(tmp_path: Path) -> None:
         del benches["bench/bench_speed.py::test_clip"]
         benches["bench/bench_speed.py::test_norm"]["peers"][LEAN] = {"skipped": "torch is gone"}
 
-    said, status = compared(change, tmp_path)
-    missing, new = said.split("missing now:\n")[1].split("\nnew:\n")
+    text, status = compared(change, tmp_path)
+    missing, new = text.split("missing now:\n")[1].split("\nnew:\n")
     assert "clip title; 100 M float32, 400 tensors\n" in missing and "(skipped: torch is gone)" in missing
     assert missing.count("\n") == 2 and new.startswith("  norm title; 100 M bfloat16, 400 tensors\n")
     assert status == 0
 
 
-def test_comparison_reads_kept_documents_and_takes_the_newest_other_run(
-    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_comparison_reads_stored_documents_and_takes_the_newest_other_run(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slow = every_kind()
     peer(slow)["ratio"] = 1.5
@@ -331,12 +333,12 @@ def test_comparison_reads_kept_documents_and_takes_the_newest_other_run(
     capsys.readouterr()
     assert compare.main([str(tmp_path / "b.json")]) == 1, "against the day before, not against itself"
     assert "2026-12-02T10:00 against 2026-12-01T10:00" in capsys.readouterr().out
-    first, second = sorted(map(str, kept.glob("*.json")))
+    first, second = sorted(map(str, results.glob("*.json")))
     assert compare.main([first, second]) == 0 and compare.main([second, first]) == 1
 
 
 def test_ratios_of_different_machines_do_not_compare(
-    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, other = write(tmp_path / "a.json", every_kind()), write(tmp_path / "b.json", every_kind(), CARD)
     assert compare.main([str(one), str(other)]) == 2
@@ -417,9 +419,9 @@ def test_numbers_have_the_digits_that_they_deserve() -> None:
     assert ratio({"ratio": 1.5}) == "1.50" and ratio({"ratio": None}) == "–"
 
 
-def test_the_committed_page_is_that_of_the_kept_results() -> None:
-    kept = document.newest(document.RESULTS)
-    assert kept, "no results are kept"
-    assert (document.RESULTS.parent / "README.md").read_text(encoding="utf-8") == render(kept)
-    for found in kept:
-        assert (document.RESULTS / document.picture_name(found)).exists()
+def test_the_committed_page_is_that_of_the_stored_results() -> None:
+    results = document.newest(document.RESULTS)
+    assert results, "no results are stored"
+    assert (document.RESULTS.parent / "README.md").read_text(encoding="utf-8") == render(results)
+    for run in results:
+        assert (document.RESULTS / document.picture_name(run)).exists()

@@ -81,6 +81,6 @@ def _array(problem: Problem, flats: tuple[Tensor, ...]) -> Floats:
     if problem.device.device.type != "cpu":
         raise Missing("numba's loops run on the CPU")
     if [str(flat.dtype) for flat in flats] != ["torch.float32"]:
-        raise Missing("numba has no bfloat16, and mixed tensors are not one piece")
+        raise Missing("numba has no bfloat16, and mixed tensors are not one vector")
     set_num_threads(problem.device.threads())
     return flats[0].numpy()

@@ -174,7 +174,7 @@ def cat_dots(problem: Problem) -> Work:
 
 
 def stack_mv(problem: Problem) -> Work:
-    """Past gradients kept in a list: stacked, multiplied with the concatenated one, the oldest replaced."""
+    """Past gradients in a list: stacked, multiplied with the concatenated one, the oldest replaced."""
     ring = TorchRing(problem)
     past = list(ring.rows)
 
