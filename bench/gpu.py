@@ -20,11 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.record import RECORD
+from bench.outcome import RECORD, Outcome, read_record
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = ("torch", "triton", "numpy", "numba", "h5py", "pytest", "pytest_benchmark")
@@ -67,38 +67,6 @@ class Job:
     group: str = ""
     spread: bool = False
     optional: bool = False
-
-
-@dataclass
-class Outcome:
-    """How a job ended.
-
-    Attributes:
-        name: of the job.
-        ending: "finished", "the time ran out", "not started", or "crashed" with the status and the last test.
-        ok: whether it counts as passed.
-        seconds: how long it took.
-        collected: number of tests.
-        passed: number of tests.
-        skipped: number of tests.
-        failures: test → reason.
-        tail: the last lines that it printed, unless it is ok.
-    """
-
-    name: str
-    ending: str = "not started: the time ran out"
-    ok: bool = False
-    seconds: float = 0.0
-    collected: int = 0
-    passed: int = 0
-    skipped: int = 0
-    failures: dict[str, str] = field(default_factory=dict)
-    tail: str = ""
-
-    def summary(self) -> str:
-        """Give the counts and the ending in a line."""
-        counts = f"{self.passed} of {self.collected} passed, {len(self.failures)} failed, {self.skipped} skipped"
-        return f"{counts}, {self.seconds:.0f} s" + (f"; {self.ending}" if self.ending != "finished" else "")
 
 
 def jobs() -> list[Job]:
@@ -156,8 +124,9 @@ def run_job(job: Job, folder: Path, seconds: float) -> tuple[Outcome, list[dict[
             status = None
         finally:
             _kill_group(process)
-    outcome, benches = _read(job, record, status)
+    outcome, benches = read_record(record, job.name, status)
     outcome.seconds = time.monotonic() - started
+    outcome.ok |= status is None and job.optional and not outcome.failures
     if not outcome.ok:
         outcome.tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
     return outcome, benches
@@ -169,33 +138,6 @@ def _kill_group(process: "subprocess.Popen[bytes]") -> None:
     except (ProcessLookupError, PermissionError):
         pass  # all of it has ended by itself
     process.wait()
-
-
-def _read(job: Job, record: Path, status: int | None) -> tuple[Outcome, list[dict[str, Any]]]:
-    """Count the lines of a record; the last may be cut short."""
-    outcome, benches, last = Outcome(job.name), [], "no test"
-    text = record.read_text()
-    for line in map(json.loads, text[: text.rfind("\n") + 1].splitlines()):
-        if "collected" in line:
-            outcome.collected = max(outcome.collected, line["collected"])
-        elif "started" in line:
-            last = line["started"]
-        elif "fullname" in line:
-            benches.append(line)
-        elif line["outcome"] == "failed":
-            outcome.failures.setdefault(line["test"], line["reason"])
-        elif line["outcome"] == "skipped":
-            outcome.skipped += 1
-        else:
-            outcome.passed += 1
-    if status is None:
-        outcome.ending = f"the time ran out in {last}"
-    else:
-        finished = status == 0 or (status == 1 and outcome.failures)
-        outcome.ending = "finished" if finished else f"crashed with status {status} in {last}"
-    cut_short = status is None and job.optional
-    outcome.ok = (status == 0 and outcome.passed + outcome.skipped > 0) or (cut_short and not outcome.failures)
-    return outcome, benches
 
 
 def run_all(todo: Sequence[Job], folder: Path, seconds: float = SECONDS) -> tuple[list[Outcome], list[dict[str, Any]]]:

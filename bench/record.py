@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-RECORD = "FASTGEOM_RECORD"
-"""Names the file."""
+from bench.outcome import RECORD
 
 
 class Recorder:

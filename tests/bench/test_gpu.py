@@ -11,7 +11,8 @@ import torch
 
 from bench import gpu
 from bench.common.registry import REGISTRY
-from bench.gpu import Job, Outcome
+from bench.gpu import Job
+from bench.outcome import Outcome
 
 
 def test_without_a_card_it_says_so_in_a_line_and_exits_2(checkout):
@@ -29,6 +30,12 @@ def test_missing_packages_are_named_in_a_line(monkeypatch, capsys):
     assert capsys.readouterr().err == (
         "fastgeom: make gpu installs nothing, and these packages are missing: no-such-package, nor-this\n"
     )
+
+
+def test_what_is_missing_is_named_before_it_is_imported(run_python):
+    absent = dict.fromkeys(gpu.NEEDED)
+    code = f"import sys; sys.modules.update({absent!r}); import bench.gpu"
+    assert run_python(code) == ""
 
 
 def test_it_runs_every_value_test_every_native_check_and_every_bench_within_its_time(checkout):
