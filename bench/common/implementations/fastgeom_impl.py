@@ -35,7 +35,7 @@ def norm(problem: Problem) -> Work:
     tensors = problem.g.tensors
     if problem.again:
         return Work(lambda: fastgeom.norm(tensors), 0.0)
-    error = truth.assert_near(float(fastgeom.norm(tensors)) ** 2, problem.drawn_sq, _rounding(problem), "norm squared")
+    error = _near(problem, float(fastgeom.norm(tensors)) ** 2, problem.drawn_sq, "norm squared")
     return Work(lambda: fastgeom.norm(tensors), error)
 
 
@@ -44,7 +44,7 @@ def clip(problem: Problem) -> Work:
     parameters = problem.parameters
     exact = problem.drawn_sq
     norm = fastgeom.clip_grad_norm_(parameters, 2 * exact**0.5)
-    error = truth.assert_near(float(norm) ** 2, exact, _rounding(problem), "norm squared")
+    error = _near(problem, float(norm) ** 2, exact, "norm squared")
     after = truth.square(*problem.g.tensors)
     assert after == exact, f"a gradient within the norm was changed: its square is {after!r}, was {exact!r}"
     return Work(lambda: fastgeom.clip_grad_norm_(parameters, 2 * exact**0.5), error)
@@ -56,12 +56,14 @@ def dot(problem: Problem) -> Work:
     if problem.again:
         return Work(lambda: fastgeom.dot(a, b), 0.0)
     exact, scale = problem.drawn_dot
-    error = truth.assert_near(float(fastgeom.dot(a, b)), exact, _rounding(problem), "dot", scale)
+    error = _near(problem, fastgeom.dot(a, b), exact, "dot", scale)
     return Work(lambda: fastgeom.dot(a, b), error)
 
 
-def _rounding(problem: Problem) -> float:
-    return CPU_ROUNDING if problem.device.backend is None else ROUNDING
+def _near(problem: Problem, value: Tensor | float, exact: float, what: str, scale: float | None = None) -> float:
+    """Raise where a sum is off by more than rounding allows; return by how much it is."""
+    rounding = CPU_ROUNDING if problem.device.backend is None else ROUNDING
+    return truth.assert_near(float(value), exact, rounding, what, scale)
 
 
 class _Steps:
@@ -111,7 +113,7 @@ def window(problem: Problem) -> Work:
     if problem.again:
         _lend(problem, step.window)
         return Work(step, 0.0)
-    errors = [truth.assert_near(float(result.grad_sq[-1]), truth.square(*g.tensors), _rounding(problem), "grad_sq")]
+    errors = [_near(problem, result.grad_sq[-1], truth.square(*g.tensors), "grad_sq")]
     assert int(result.nonfinite[-1]) == 0, "nonfinite: expected 0"
     errors += _check_lags(problem, result, problem.another(), last)
     _lend(problem, step.window)
@@ -133,12 +135,10 @@ def _check_lags(problem: Problem, result: Lags, past: Gradients, step: int) -> l
         before = past.draw(step - lag).tensors
         for row, n in ((-1, len(g)), (0, 1)):
             exact = truth.dot(g[:n], before[:n])
-            errors.append(
-                truth.assert_near(float(result.lag_dot[row, lag - 1]), exact, _rounding(problem), f"lag {lag}", scale)
-            )
+            errors.append(_near(problem, result.lag_dot[row, lag - 1], exact, f"lag {lag}", scale))
         if lag == 1:
             exact = truth.difference_sq(g, before)
-            errors.append(truth.assert_near(float(result.diff_sq[-1]), exact, _rounding(problem), "diff_sq", scale))
+            errors.append(_near(problem, result.diff_sq[-1], exact, "diff_sq", scale))
     return errors
 
 
@@ -160,15 +160,13 @@ def probe_step(problem: Problem) -> Work:
         _prepare(g, t, last, case.window)
         result = probe.step(loss=1.0)
     past, scale = problem.another(), truth.square(*g.tensors)
-    errors = [truth.assert_near(float(result.grad_sq), scale, _rounding(problem), "grad_sq")]
+    errors = [_near(problem, result.grad_sq, scale, "grad_sq")]
     for lag in _lags(case.window):
         exact = truth.dot(g.tensors, past.draw(last - lag).tensors)
-        errors.append(truth.assert_near(float(result.lag_dot[lag - 1]), exact, _rounding(problem), f"lag {lag}", scale))
+        errors.append(_near(problem, result.lag_dot[lag - 1], exact, f"lag {lag}", scale))
         if case.layers in ("module", "parameter"):
             layer = truth.dot(g.tensors[-1:], past.tensors[-1:])
-            truth.assert_near(
-                float(result.layer_lag_dot[-1, lag - 1]), layer, _rounding(problem), f"last layer, lag {lag}", scale
-            )
+            _near(problem, result.layer_lag_dot[-1, lag - 1], layer, f"last layer, lag {lag}", scale)
     _lend(problem, probe._past)
 
     def close() -> None:
@@ -209,7 +207,7 @@ def step_by_step(problem: Problem) -> Work:
     for _ in range(problem.case.window + 1):
         result = step()
     exact = truth.square(*problem.g.tensors)
-    error = truth.assert_near(float(result.lag_dot[-1, -1]), exact, _rounding(problem), "lag with itself")
+    error = _near(problem, result.lag_dot[-1, -1], exact, "lag with itself")
 
     def steps() -> None:
         for _ in range(n_steps):
@@ -251,10 +249,7 @@ def update(problem: Problem) -> Work:
         "grad_dot_update": (along(before), scale),
         "next_grad_dot_update": (along(g.tensors), scale),
     }
-    errors = [
-        truth.assert_near(float(getattr(result, name)[-1]), value, _rounding(problem), name, of)
-        for name, (value, of) in exact.items()
-    ]
+    errors = [_near(problem, getattr(result, name)[-1], value, name, of) for name, (value, of) in exact.items()]
     return Work(again, max(errors))
 
 
@@ -272,7 +267,7 @@ def sketch(problem: Problem) -> Work:
     result = step()
     if problem.again:
         return Work(step, 0.0)
-    errors = [truth.assert_near(float(result.grad_sq[-1]), problem.drawn_sq, _rounding(problem), "grad_sq")]
+    errors = [_near(problem, result.grad_sq[-1], problem.drawn_sq, "grad_sq")]
     for group, exact in problem.drawn_sketches.items():
         first = int(plan.offsets[group])
         off = float((out[first : first + len(exact)] - exact).abs().max() / exact.abs().max())
@@ -310,6 +305,6 @@ def sketch_step(problem: Problem) -> Work:
     )
     for _ in range(case.window + 1):
         result = probe.step()
-    error = truth.assert_near(float(result.grad_sq), truth.square(*g.tensors), _rounding(problem), "grad_sq")
+    error = _near(problem, result.grad_sq, truth.square(*g.tensors), "grad_sq")
     truth.assert_near(float(result.lag_cosine[-1]), 1.0, 1e-5, "cosine with itself")
     return Work(probe.step, error, close=probe.close)
