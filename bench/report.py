@@ -32,12 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except document.UnusableError as error:
         print(f"bench.report: {error}", file=sys.stderr)
         return 2
-    print("\n".join(sections(run)))
+    _print(run)
     print(
         f"a partial run ({'; '.join(lacks)}): the stored results stay as they are. --out FOLDER writes a page of it; "
         "where benches are gone for good, delete the stored file first."
     )
     return 0
+
+
+def _print(run: document.Document) -> None:
+    print("\n".join(line for line in sections(run) if not line.startswith("![")))
 
 
 def publish(file: Path, root: Path, *, jobs: Sequence[dict[str, Any]] = ()) -> Path:
@@ -54,7 +58,7 @@ def publish(file: Path, root: Path, *, jobs: Sequence[dict[str, Any]] = ()) -> P
     run = document.read(file)
     if jobs:
         run["jobs"] = list(jobs)
-        print("\n".join(sections(run)))
+        _print(run)
     results = root / "results"
     results.mkdir(parents=True, exist_ok=True)
     path = results / f"{run['device']['slug']}-{run['date'][:10]}.json"

@@ -42,7 +42,7 @@ def test_norm_by_a_pointer_table_reads_no_element_outside(device):
     assert float(POINTER_TABLE.make(tensors)()) == pytest.approx(norm(tensors), rel=1e-13)
 
 
-def test_norm_by_a_pointer_table_refuses_what_does_not_lie_in_one_piece(device):
+def test_norm_by_a_pointer_table_refuses_what_does_not_lie_in_one_vector(device):
     with pytest.raises(Missing, match="contiguous"):
         POINTER_TABLE.make([torch.ones(4, 4, device=device).T[:, :2]])
     with pytest.raises(Missing, match="at least one element"):
