@@ -1,13 +1,13 @@
 """Error of a norm and of a dot product, of ours and of others, against the exact value.
 
-The error of a norm is that of its square, relative: |found^2 - exact| / exact. The error of a dot product is
-|found - exact| / (|a| |b|), the error of the cosine, which no cancellation inflates. Where all but about 1e-8 of
-|a| |b| cancels, |found - exact| / |exact| stands beside it as the relative error; at 1 not even the sign is known.
+The error of a norm is that of its square, relative: |x^2 - exact| / exact. The error of a dot product is
+|x - exact| / (|a| |b|), the error of the cosine, which no cancellation inflates. Where all but about 1e-8 of
+|a| |b| cancels, |x - exact| / |exact| stands beside it as the relative error; at 1 not even the sign is known.
 
 Ours is given all elements in one tensor and in 400, most of which begin at no multiple of 16 bytes; the worse counts.
 torch sees the same memory on the same device. numpy and the compensated sum see it on the host; bfloat16, which they do
 not have, as float32. "numpy" is BLAS for both statistics, "numpy sum" the pairwise sum of float32 products. "torch
-float64" is plain torch's way to our accuracy: a norm with ``dtype=``, a dot product of float64 copies.
+float64" is how plain torch reaches our accuracy: a norm with ``dtype=``, a dot product of float64 copies.
 """
 
 import math
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 import fastgeom
-from bench.common.measuring import Bench
 from bench.common.summation import compensated_dot, exact_dot, host_array
+from bench.common.timing import Bench
 
 SIZES = [10**power for power in range(3, 9)]
 UNTIMED = 100_000
@@ -36,7 +36,7 @@ CARD_BOUND = 5e-8
 """The same on a card, where short float32 sums are folded into float64: the squares that are most of a sum with heavy
 tails are rounded to 24 bits."""
 
-Ways = dict[str, list[Callable[[], float | Tensor]]]
+Calls = dict[str, list[Callable[[], float | Tensor]]]
 """Name → calls, each of which returns the statistic."""
 
 
@@ -83,7 +83,7 @@ DISTRIBUTIONS = {
 def test_norm(bench: Bench, device, vectors: Vectors, *, distribution: str, dtype: str, size: int) -> None:
     x, _ = vectors.pair(distribution, dtype, size, device)
     on_host, exact = host_array(x), exact_dot(x, x)
-    ways = {
+    calls = {
         "fastgeom": [lambda: fastgeom.norm([x]), lambda: fastgeom.norm(x.tensor_split(TENSORS))],
         "torch": [lambda: torch.linalg.vector_norm(x)],
         "torch get_total_norm": [lambda: torch.nn.utils.get_total_norm(x.tensor_split(TENSORS))],
@@ -92,9 +92,9 @@ def test_norm(bench: Bench, device, vectors: Vectors, *, distribution: str, dtyp
         "numpy sum": [lambda: np.sqrt(np.sum(on_host * on_host))],
         "compensated float32": [lambda: math.sqrt(compensated_dot(on_host, on_host))],
     }
-    errors = largest_errors(ways, lambda found: float(abs(found**2 - exact) / exact))
+    errors = largest_errors(calls, lambda value: float(abs(value**2 - exact) / exact))
     case = {"statistic": "norm", "distribution": distribution, "dtype": dtype, "elements": len(x)}
-    record(bench, device, ways, errors, **case)
+    record(bench, device, calls, errors, **case)
 
 
 @pytest.mark.parametrize("distribution", list(DISTRIBUTIONS))
@@ -103,7 +103,7 @@ def test_dot(bench: Bench, device, vectors: Vectors, *, distribution: str, dtype
     a, b = vectors.pair(distribution, dtype, size, device)
     a_on_host, b_on_host = host_array(a), host_array(b)
     exact, scale = exact_dot(a, b), math.sqrt(exact_dot(a, a) * exact_dot(b, b))
-    ways = {
+    calls = {
         "fastgeom": [
             lambda: fastgeom.dot([a], [b]),
             lambda: fastgeom.dot(a.tensor_split(TENSORS), b.tensor_split(TENSORS)),
@@ -115,21 +115,21 @@ def test_dot(bench: Bench, device, vectors: Vectors, *, distribution: str, dtype
         "numpy sum": [lambda: np.sum(a_on_host * b_on_host)],
         "compensated float32": [lambda: compensated_dot(a_on_host, b_on_host)],
     }
-    errors = largest_errors(ways, lambda found: float(abs(found - exact)) / scale)
+    errors = largest_errors(calls, lambda value: float(abs(value - exact)) / scale)
     more = {}
     if distribution == "cancelling":
         more["relative_errors"] = {name: error * scale / abs(float(exact)) for name, error in errors.items()}
     case = {"statistic": "dot", "distribution": distribution, "dtype": dtype, "elements": len(a)}
-    record(bench, device, ways, errors, **case, **more)
+    record(bench, device, calls, errors, **case, **more)
 
 
-def largest_errors(ways: Ways, error_of: Callable[[Fraction], float]) -> dict[str, float]:
-    return {name: max(error_of(Fraction(float(call()))) for call in calls) for name, calls in ways.items()}
+def largest_errors(calls: Calls, error_of: Callable[[Fraction], float]) -> dict[str, float]:
+    return {name: max(error_of(Fraction(float(call()))) for call in each) for name, each in calls.items()}
 
 
-def record(bench: Bench, device, ways: Ways, errors: dict[str, float], **case: object) -> None:
-    """Keep what was found, beside the time of one call of ours; assert that ours is right."""
+def record(bench: Bench, device, calls: Calls, errors: dict[str, float], **case: object) -> None:
+    """Record the errors beside the time of one call of ours; assert that ours is right."""
     bound = CPU_BOUND if device.device.type == "cpu" else CARD_BOUND
     assert errors["fastgeom"] <= bound
-    bench.time_once(ways["fastgeom"][0])
+    bench.time_once(calls["fastgeom"][0])
     bench.record(kind="accuracy", errors=errors, bound=bound, **case)

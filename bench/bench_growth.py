@@ -1,23 +1,27 @@
 """How a step's time grows with elements, window, tensors, layers and processes, beside what its bytes would take."""
 
-import json
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+import multiprocessing
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 
 from bench.common.case import STEP, WINDOW, Case
+from bench.common.cpu import Cpu
 from bench.common.growth import recorded
-from bench.common.measuring import Bench
-from bench.common.methods import WAYS
-from bench.common.problem import Problem, fit
-from bench.common.reads import Reads
-from bench.common.ways import Work
+from bench.common.implementations.base import Work
+from bench.common.peak import Peak
+from bench.common.problem import Problem
+from bench.common.registry import REGISTRY
+from bench.common.running import fit
+from bench.common.timing import Bench
 
 ROUNDS = 9
-WORKER = "bench.common.growth_worker"
 
 
 def _over(kind: str) -> dict[int, Case]:
@@ -31,81 +35,76 @@ def _over(kind: str) -> dict[int, Case]:
 
 
 @pytest.mark.parametrize("kind", ["elements", "window", "tensors", "layers"])
-def test_growth(bench: Bench, reads: Reads, kind: str) -> None:
+def test_growth(bench: Bench, peak: Peak, kind: str) -> None:
     cases = _over(kind)
     if not bench.device.timed:
         cases = {size: replace(case, elements=case.elements // 300) for size, case in cases.items()}
     shrunk = {size: fit(bench.device, case) for size, case in cases.items()}
-    problems = {size: Problem(bench.device, one.case) for size, one in shrunk.items()}
+    problems = {size: Problem(bench.device, case) for size, (case, _) in shrunk.items()}
+    name = next(iter(cases.values())).statistic
+    statistic = REGISTRY[name]
     works: dict[int, Work] = {}
     try:
         for size, problem in problems.items():
-            works[size] = WAYS[problem.case.statistic][0].build(problem)
-        timed = bench.rounds({str(size): work.call for size, work in works.items()} | reads.work, rounds=ROUNDS)
-        peak = float(reads.peak(timed)["peak_gb_per_s"]) * 1e9
+            works[size] = statistic.implementations[0].build(problem)
+        timed = bench.rounds({str(size): work.call for size, work in works.items()} | peak.work, rounds=ROUNDS)
+        bytes_per_s = float(peak.measured(timed)["peak_gb_per_s"]) * 1e9
         sizes = [problem.g.n_elements for problem in problems.values()] if kind == "elements" else list(problems)
-        moved = dict(zip(sizes, (problem.bytes_moved() for problem in problems.values()), strict=True))
+        moved = dict(zip(sizes, map(statistic.bytes_moved, problems.values()), strict=True))
         rounds = list(zip(*(timed.seconds[str(size)] for size in problems), strict=True))
-        statistic = next(iter(cases.values())).statistic
-        bench.record(**recorded(kind, statistic, sizes, rounds, model=lambda x: moved[x] / peak, reference=sizes[-2]))
-        if notes := [f"{size:,}: {one.note}" for size, one in shrunk.items() if one.note]:
+        model = {"model": lambda size: moved[size] / bytes_per_s, "reference": sizes[-2]}
+        bench.record(**recorded(kind, name, sizes, rounds, **model))
+        if notes := [f"{size:,}: {note}" for size, (_, note) in shrunk.items() if note]:
             bench.record(note="; ".join(notes))
     finally:
         for work in works.values():
             work.close()
 
 
-def test_growth_over_processes(bench: Bench, reads: Reads) -> None:
+def test_growth_over_processes(bench: Bench, peak: Peak) -> None:
     """Ranks of data-parallel training that share a machine: each measures its own gradients, with one thread."""
     if bench.device.device.type != "cpu":
         pytest.skip("processes that share a card do not run side by side")
     elements = 4_000_000 if bench.device.timed else 10_000
     counts = (1, 2, 4) if bench.device.timed else (1, 2)
-    workers = [_Worker(elements) for _ in range(counts[-1])]
-    try:
-        rounds = [[_slowest(workers[:count]) for count in counts] for _ in range(ROUNDS if bench.device.timed else 1)]
-    finally:
-        for worker in workers:
-            worker.close()
-    timed = bench.rounds(reads.work, rounds=ROUNDS)
-    peak = float(reads.peak(timed)["peak_gb_per_s"]) * 1e9
-    bytes_moved = workers[0].bytes_moved
-    found = recorded(
-        "processes", WINDOW, counts, rounds, model=lambda count: count * bytes_moved / peak, reference=counts[0]
-    )  # fmt: skip
-    bench.record(**found)
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        ranks = [
+            stack.enter_context(ProcessPoolExecutor(1, spawn, initializer=_prepare_rank, initargs=(elements,)))
+            for _ in range(counts[-1])
+        ]
+        bytes_moved = ranks[0].submit(_bytes_moved).result()
+        _slowest(ranks)
+        rounds = [[_slowest(ranks[:count]) for count in counts] for _ in range(ROUNDS if bench.device.timed else 1)]
+    timed = bench.rounds(peak.work, rounds=ROUNDS)
+    bytes_per_s = float(peak.measured(timed)["peak_gb_per_s"]) * 1e9
+    seconds = bytes_moved / bytes_per_s
+    model = {"model": lambda count: count * seconds, "reference": counts[0]}
+    bench.record(**recorded("processes", WINDOW, counts, rounds, **model))
 
 
-class _Worker:
-    """A process that makes the window pass when told to."""
-
-    def __init__(self, elements: int) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", WORKER, str(elements)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.bytes_moved = int(self._answer()["bytes_moved"])
-
-    def start(self) -> None:
-        self._process.stdin.write("step\n")
-        self._process.stdin.flush()
-
-    def seconds(self) -> float:
-        return float(self._answer()["seconds"])
-
-    def _answer(self) -> Mapping[str, float]:
-        line = self._process.stdout.readline()
-        assert line, f"{WORKER} has ended with status {self._process.wait()}"
-        found: Mapping[str, float] = json.loads(line)
-        return found
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
+def _prepare_rank(elements: int) -> None:
+    """Let this process have a window and one thread."""
+    torch.set_num_threads(1)
+    problem = Problem(Cpu(), Case(WINDOW, elements, 16, window=16))
+    statistic = REGISTRY[WINDOW]
+    _rank["work"], _rank["bytes_moved"] = statistic.implementations[0].build(problem), statistic.bytes_moved(problem)
 
 
-def _slowest(workers: Sequence[_Worker]) -> float:
+_rank: dict[str, Any] = {}
+"""Of the process of a rank."""
+
+
+def _bytes_moved() -> int:
+    return _rank["bytes_moved"]
+
+
+def _step_seconds() -> float:
+    start = time.perf_counter()
+    _rank["work"].call()
+    return time.perf_counter() - start
+
+
+def _slowest(ranks: Sequence[ProcessPoolExecutor]) -> float:
     """Seconds of the slowest of some processes that step at the same time."""
-    for worker in workers:
-        worker.start()
-    return max(worker.seconds() for worker in workers)
+    return max(step.result() for step in [rank.submit(_step_seconds) for rank in ranks])

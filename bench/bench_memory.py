@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastgeom
-from bench.common.measuring import Bench
+from bench.common.timing import Bench
 
 MORE_STEPS = 100
 """Steps with a full window."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from bench.common.measuring import Bench
+from bench.common.timing import Bench
 
 ROUNDS = 7
 

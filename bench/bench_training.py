@@ -1,10 +1,10 @@
 """What measuring adds to a step of training: fastgeom in its modes, and what people watch gradients with.
 
-A twin of the model for each way, all from one seed, takes a step in every round: forward, backward, measurement,
+A twin of the model for each mode, all from one seed, takes a step in every round: forward, backward, measurement,
 optimizer. Before that it measures one gradient until its window is full, since a window that still grows reads less and
 takes new memory. A gradient must be the same after measuring, and in the end all twins, bit by bit.
 
-A model of a billion parameters exists once: all ways train it in turn, and each measures the gradients of its turns.
+A model of a billion parameters exists once: all modes train it in turn, and each measures the gradients of its turns.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import fastgeom
 from bench.common import models
 from bench.common.models import Training
+from bench.common.timing import Bench
 from bench.peers.available import Missing
 from bench.peers.monitors import MONITORS, WINDOW, NumpyWindow, TensorBoard, WeightsAndBiases
 
@@ -41,15 +42,15 @@ NOT_OF_A_BILLION = {
     "Exact(dtype=torch.bfloat16)": "is Exact() where the gradients are bfloat16",
     NumpyWindow.name: "its 16 float32 gradients would be 64 GB on the host",
     TensorBoard.name: "its histograms of a billion elements are made on the host, in many seconds",
-    WeightsAndBiases.name: "its hooks would measure in the backward passes of all ways: the model is shared",
+    WeightsAndBiases.name: "its hooks would measure in the backward passes of all modes: the model is shared",
 }
 FILL = 24
 """Steps until no window grows any more: 16 lags and the 8 steps of a deferred one."""
 BILLION_BYTES = 40e9
-"""What the billion parameters and their training take, with a little for the cheapest ways."""
+"""What the billion parameters and their training take, with a little for the cheapest modes."""
 
 
-class Way:
+class Mode:
     """A model in training, its own or shared, and what watches it."""
 
     def __init__(self, training: Training, watch: Callable[[Tensor], object]) -> None:
@@ -107,8 +108,8 @@ class Ours:
 WATCHING = {name: partial(Ours, options) for name, options in OURS.items()} | {m.name: m for m in MONITORS}
 
 
-def _enter(name: str, training: Training, folder: Path, fill: int) -> tuple[Way, Any]:
-    """Make one way, and fill its memory.
+def _enter(name: str, training: Training, folder: Path, fill: int) -> tuple[Mode, Any]:
+    """Make one mode, and fill its memory.
 
     Raises:
         Missing: it needs a package or more memory.
@@ -117,66 +118,76 @@ def _enter(name: str, training: Training, folder: Path, fill: int) -> tuple[Way,
     watching = None
     try:
         watching = WATCHING[name](training.model, folder)
-        way = Way(training, watching.step)
-        way.fill(fill)
+        mode = Mode(training, watching.step)
+        mode.fill(fill)
     except torch.OutOfMemoryError as error:
         with contextlib.suppress(torch.OutOfMemoryError):
             if watching is not None:
                 watching.close()
-        raise Missing("needs more memory than the ways before it leave") from error
-    return way, watching
+        raise Missing("needs more memory than the modes before it leave") from error
+    return mode, watching
 
 
 def _contest(
-    bench: Any, device: Any, folder: Path, make: Callable[..., Training], *, rounds: int, left_out: dict[str, str],
+    bench: Bench,
+    folder: Path,
+    make: Callable[..., Training],
+    *,
+    rounds: int,
+    left_out: dict[str, str],
     shared: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """Time all ways, check all that they leave behind, and give what is recorded of the model.
+) -> dict[str, Any]:
+    """Time all modes, check their traces, and give what is recorded of the model.
 
     Args:
-        bench, device: the fixtures.
-        folder: for what the ways write.
+        bench: the fixture.
+        folder: for what the modes write.
         make: from a device and ``small`` to a model in training.
         rounds: how many are timed.
-        left_out: ways that are not made, and why.
-        shared: let all ways have the first model.
+        left_out: modes that are not made, and why.
+        shared: let all modes have the first model.
     """
+    device = bench.device
     rounds, fill = (rounds, FILL) if device.timed else (2, 1)
-    plain = Way(make(device.device, small=not device.timed), lambda loss: None)
-    ways, watching, skipped = {PLAIN: plain}, {}, dict(left_out)
+    plain = Mode(make(device.device, small=not device.timed), lambda loss: None)
+    modes, watching, skipped = {PLAIN: plain}, {}, dict(left_out)
     if shared:
-        plain()  # the optimizer takes its memory before the ways take theirs
+        plain()  # the optimizer takes its memory before the modes take theirs
     with contextlib.ExitStack() as stack:
-        for place, name in enumerate(name for name in WATCHING if name not in left_out):
+        for position, name in enumerate(name for name in WATCHING if name not in left_out):
             training = plain.training if shared else make(device.device, small=not device.timed)
             try:
-                ways[name], watching[name] = _enter(name, training, folder / str(place), fill)
+                modes[name], watching[name] = _enter(name, training, folder / str(position), fill)
                 stack.callback(watching[name].close)
             except Missing as missing:
                 skipped[name] = str(missing)
                 _forget()
-        timed = bench.rounds(ways, rounds=rounds, slow_rounds=rounds, single=True)
-    for name, way in ways.items():
+        timed = bench.rounds(modes, rounds=rounds, slow_rounds=rounds, single=True)
+    for name, mode in modes.items():
         if name in OURS:
-            watching[name].check(way.steps)
+            watching[name].check(mode.steps)
         if not shared:
-            twins = zip(plain.training.model.parameters(), way.training.model.parameters(), strict=True)
+            twins = zip(plain.training.model.parameters(), mode.training.model.parameters(), strict=True)
             assert all(torch.equal(p, q) for p, q in twins), f"{name}: measuring changed the training"
     time_ms = timed.median(PLAIN) * 1e3
-    modes: dict[str, dict[str, Any]] = {
-        name: {"skipped": why, "peer": name not in OURS} for name, why in skipped.items()
+    results: dict[str, dict[str, Any]] = {
+        name: {"skipped": reason, "peer": name not in OURS} for name, reason in skipped.items()
     }
     for name in watching:
         ratio = timed.ratio(name, over=PLAIN)
-        modes[name] = {
-            "time_ms": timed.median(name) * 1e3, "ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high,
-            "added_ms": (ratio.value - 1) * time_ms, "peer": name not in OURS,
-        }  # fmt: skip
-    return {"n_elements": plain.training.n_elements, "time_ms": time_ms, "rounds": rounds, "modes": modes}
+        results[name] = {
+            "time_ms": timed.median(name) * 1e3,
+            "ratio": ratio.value,
+            "ratio_low": ratio.low,
+            "ratio_high": ratio.high,
+            "added_ms": (ratio.value - 1) * time_ms,
+            "peer": name not in OURS,
+        }
+    return {"n_elements": plain.training.n_elements, "time_ms": time_ms, "rounds": rounds, "modes": results}
 
 
 def _forget() -> None:
-    """Give back the memory of a way that did not fit."""
+    """Give back the memory of a mode that did not fit."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -193,21 +204,22 @@ def _repeatable(kind: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("model", list(TWINS))
-def test_step_of_training(bench: Any, device: Any, tmp_path: Path, model: str) -> None:
+def test_step_of_training(bench: Bench, tmp_path: Path, model: str) -> None:
     make, rounds = TWINS[model]
-    with _repeatable(device.kind):
-        found = _contest(bench, device, tmp_path, make, rounds=rounds, left_out={}, shared=False)
+    with _repeatable(bench.device.kind):
+        result = _contest(bench, tmp_path, make, rounds=rounds, left_out={}, shared=False)
     goals = []
     if model == "cnn":
         what = "step of the demo's network with Exact() and a trace, over the step without"
-        goals = [{"what": what, "value": found["modes"][EXACT]["ratio"], "most": 1.05}]
-    bench.record(kind="training", model=model, goals=goals, **found)
+        goals = [{"what": what, "value": result["modes"][EXACT]["ratio"], "most": 1.05}]
+    bench.record(kind="training", model=model, goals=goals, **result)
 
 
-def test_step_of_training_a_billion_parameters(bench: Any, device: Any, tmp_path: Path) -> None:
+def test_step_of_training_a_billion_parameters(bench: Bench, tmp_path: Path) -> None:
+    device = bench.device
     if device.timed and device.kind == "cpu":
         pytest.skip("a billion parameters are trained on a card only")
     if device.timed and (total := torch.cuda.get_device_properties(device.device).total_memory) < BILLION_BYTES:
         pytest.skip(f"needs a card of {BILLION_BYTES / 1e9:.0f} GB, this one has {total / 1e9:.0f}")
-    found = _contest(bench, device, tmp_path, models.one_billion, rounds=9, left_out=NOT_OF_A_BILLION, shared=True)
-    bench.record(kind="training", model="one_billion", goals=[], **found)
+    result = _contest(bench, tmp_path, models.one_billion, rounds=9, left_out=NOT_OF_A_BILLION, shared=True)
+    bench.record(kind="training", model="one_billion", goals=[], **result)

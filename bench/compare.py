@@ -1,16 +1,16 @@
-"""``python -m bench.compare NEW.json [KEPT.json]``: the ratios of a run against the kept ones.
+"""``python -m bench.compare NEW.json [STORED.json]``: the ratios of a run against the stored ones.
 
-Times and GB/s are never compared: they are those of a day. What is held, and when it is *worse by more than 15 %*:
+Times and GB/s are never compared: they are those of a day. What is compared, and when it is *worse by more than 15 %*:
 
-- the time of another way over ours, and the fraction of the measured peak: once the kept value is more than 1.15 times
-  the new one, that is, once ours takes over 15 % longer on the same yardstick;
+- the time of another implementation over ours, and the fraction of the measured peak: once the stored value is more
+  than 1.15 times the new one, that is, once ours takes over 15 % longer on the same yardstick;
 - a training step with over without: once the part that is added to the step has grown by more than 15 % of itself and
   by more than 0.05 of a plain step. The ratio itself would hide a probe that costs twice as much (1.04 and 1.08 are 4 %
   apart); the added part alone is mostly noise where it is small (0.01 and 0.02 are 100 % apart).
 
 Medians decide; both intervals are shown, and how many of them do not meet, so that a reader can see what may be noise.
-Other tools' training ratios are not held. The exit status is 0 where nothing got worse, 1 where something did, 2 where
-nothing can be compared.
+Other tools' training ratios are not compared. The exit status is 0 where nothing got worse, 1 where something did, 2
+where nothing can be compared.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from pathlib import Path
 
 from bench.pages import document
 from bench.pages.document import Document, Facts
-from bench.pages.words import ratio, what
+from bench.pages.formatting import ratio, what
 
 ALLOWED = 0.15
 STEP_ALLOWED = 0.05
 """What the added part of a training step may grow by, of a plain step."""
 
-Key = tuple[str, str]
-"""Name of a bench, and which of its ratios."""
+Key = tuple[document.Identity, str]
+"""Which bench, and which of its ratios."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,19 @@ class Ratio:
     adds: bool = False
     """Whether it is a training step with over without; all others are better when larger."""
 
-    def worse(self, kept: "Ratio") -> float:
-        """By how much it is worse than the kept one; below zero where it is better."""
-        new, old = self.facts["ratio"], kept.facts["ratio"]
+    def worse(self, stored: "Ratio") -> float:
+        """By how much it is worse than the stored one; below zero where it is better."""
+        new, old = self.facts["ratio"], stored.facts["ratio"]
         if not self.adds:
             return old / new - 1
         return (new - old) / max(old - 1, STEP_ALLOWED / ALLOWED)
 
 
-def ratios(found: Document) -> dict[Key, Ratio]:
-    """Everything that is held of a run."""
+def ratios(run: Document) -> dict[Key, Ratio]:
+    """Everything that is compared of a run."""
     return {
-        (bench["name"], name): Ratio(f"{what(bench)}: {name}", facts, bench["kind"] == "training")
-        for bench in found["benches"]
+        (document.identity(bench), name): Ratio(f"{what(bench)}: {name}", facts, bench["kind"] == "training")
+        for bench in run["benches"]
         for name, facts in _sides(bench).items()
         if facts.get("ratio")
     }
@@ -69,16 +69,16 @@ def _sides(bench: Facts) -> dict[str, Facts]:
     return {}
 
 
-def report(new: Document, kept: Document, *, everything: bool = False) -> tuple[list[str], int]:
+def report(new: Document, stored: Document, *, everything: bool = False) -> tuple[list[str], int]:
     """What to print, and the exit status."""
-    if new["device"]["slug"] != kept["device"]["slug"]:
-        devices = f"{new['device']['name']} and {kept['device']['name']}"
+    if new["device"]["slug"] != stored["device"]["slug"]:
+        devices = f"{new['device']['name']} and {stored['device']['name']}"
         return [f"ratios of different machines do not compare: {devices}"], 2
-    here, before = ratios(new), ratios(kept)
+    here, before = ratios(new), ratios(stored)
     common = [key for key in here if key in before]
-    lines = [f"{new['date'][:16]} against {kept['date'][:16]}, {new['device']['name']}"]
-    lines += [f"  {key} differ: {_said(kept[key])}, now {_said(new[key])}"
-              for key in ("versions", "threads") if new[key] != kept[key]]  # fmt: skip
+    lines = [f"{new['date'][:16]} against {stored['date'][:16]}, {new['device']['name']}"]
+    changed = [key for key in ("versions", "threads") if new[key] != stored[key]]
+    lines += [f"  {key} differ: {_joined(stored[key])}, now {_joined(new[key])}" for key in changed]
     worse = {key: here[key].worse(before[key]) for key in common}
     bad = [key for key in common if worse[key] > ALLOWED]
     good = [key for key in common if before[key].worse(here[key]) > ALLOWED]
@@ -88,66 +88,68 @@ def report(new: Document, kept: Document, *, everything: bool = False) -> tuple[
         if keys:
             lines += ["", f"{title}:"]
             lines += [f"  {_line(here[key], before[key])}" for key in sorted(keys, key=lambda key: -worse[key])]
-    lines += _only("missing now", kept, new) + _only("new", new, kept)
+    lines += _only("missing now", stored, new) + _only("new", new, stored)
     beyond = sum(_apart(here[key], before[key]) is True for key in bad)
-    found = f"{len(bad)} worse, {len(good)} better by more than 15 %"
-    lines += ["", f"{len(common)} ratios compared: {found}; of the worse {beyond} with intervals that do not meet"]
+    counts = f"{len(bad)} worse, {len(good)} better by more than 15 %"
+    lines += ["", f"{len(common)} ratios compared: {counts}; of the worse {beyond} with intervals that do not meet"]
     return lines, 1 if bad else 0 if common else 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bench.compare", description="Hold ratios against the kept ones.")
+    """Compare, print, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.compare", description="Compare ratios with the stored ones.")
     parser.add_argument("new", type=Path, help="of pytest-benchmark or of bench.report")
-    parser.add_argument("kept", type=Path, nargs="?", help="default: the newest of the same device in bench/results")
+    parser.add_argument("stored", type=Path, nargs="?", help="default: the newest of the same device in bench/results")
     parser.add_argument("--all", action="store_true", help="print every ratio")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        new = document.read(asked.new)
-        kept = document.read(asked.kept) if asked.kept else _kept(new)
+        new = document.read(options.new)
+        stored = document.read(options.stored) if options.stored else _stored(new)
     except document.UnusableError as error:
         print(f"bench.compare: {error}", file=sys.stderr)
         return 2
-    lines, status = report(new, kept, everything=asked.all)
+    lines, status = report(new, stored, everything=options.all)
     print("\n".join(lines))
     return status
 
 
-def _kept(new: Document) -> Document:
-    """The newest kept document of the device that is not this very run."""
-    found = document.newest(document.RESULTS, but=new)
-    for kept in found:
-        if kept["device"]["slug"] == new["device"]["slug"]:
-            return kept
-    others = ", ".join(kept["device"]["name"] for kept in found)
+def _stored(new: Document) -> Document:
+    """The newest stored document of the device that is not this very run."""
+    documents = document.newest(document.RESULTS, but=new)
+    for stored in documents:
+        if stored["device"]["slug"] == new["device"]["slug"]:
+            return stored
+    others = ", ".join(stored["device"]["name"] for stored in documents)
     raise document.UnusableError(
         f"{document.RESULTS}: holds no other run of {new['device']['name']}"
         + (f", only of {others}; ratios of different machines do not compare" if others else "")
     )
 
 
-def _line(new: Ratio, kept: Ratio) -> str:
-    change = new.worse(kept)
+def _line(new: Ratio, stored: Ratio) -> str:
+    change = new.worse(stored)
     if new.adds:
-        said = f"the added part went from {kept.facts['ratio'] - 1:.2f} to {new.facts['ratio'] - 1:.2f} of a step"
+        change_text = (
+            f"the added part went from {stored.facts['ratio'] - 1:.2f} to {new.facts['ratio'] - 1:.2f} of a step"
+        )
     else:
-        said = f"{100 * change:.1f} % worse" if change > 0 else f"{100 * kept.worse(new):.1f} % better"
-    overlap = "; the intervals overlap" if _apart(new, kept) is False else ""
-    return f"{new.where}: {ratio(kept.facts)}, now {ratio(new.facts)} ({said}{overlap})"
+        change_text = f"{100 * change:.1f} % worse" if change > 0 else f"{100 * stored.worse(new):.1f} % better"
+    overlap = "; the intervals overlap" if _apart(new, stored) is False else ""
+    return f"{new.where}: {ratio(stored.facts)}, now {ratio(new.facts)} ({change_text}{overlap})"
 
 
-def _apart(new: Ratio, kept: Ratio) -> bool | None:
+def _apart(new: Ratio, stored: Ratio) -> bool | None:
     """Whether the intervals do not meet; ``None`` where there are none."""
-    low, high, new_low, new_high = (r.facts.get(end) for r in (kept, new) for end in ("ratio_low", "ratio_high"))
+    low, high, new_low, new_high = (r.facts.get(end) for r in (stored, new) for end in ("ratio_low", "ratio_high"))
     return None if None in (low, high, new_low, new_high) else new_low > high or new_high < low
 
 
-def _only(title: str, found: Document, other: Document) -> list[str]:
+def _only(title: str, run: Document, other: Document) -> list[str]:
     """The ratios that only one of two runs has: whole benches in a line, others with the reason where it says one."""
-    held, others = ratios(found), ratios(other)
-    benches = {bench["name"]: bench for bench in other["benches"]}
+    here, others = ratios(run), ratios(other)
+    benches = {document.identity(bench): bench for bench in other["benches"]}
     lines: dict[str, None] = {}
-    for (bench, name), one in held.items():
+    for (bench, name), one in here.items():
         if bench not in benches:
             lines[f"  {one.where.removesuffix(f': {name}')}"] = None
         elif (bench, name) not in others:
@@ -156,7 +158,7 @@ def _only(title: str, found: Document, other: Document) -> list[str]:
     return ["", f"{title}:", *lines] if lines else []
 
 
-def _said(facts: Facts) -> str:
+def _joined(facts: Facts) -> str:
     return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 

@@ -1,5 +1,6 @@
-"""What every bench uses: the device under test, the plain reads beside it, and the table at the end."""
+"""What every bench uses: the device under test, the plain reads beside it, and the fixture that times."""
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -8,10 +9,9 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.common.cpu import numpy_threads
-from bench.common.device import Card, Cpu, device_under_test
-from bench.common.facts import versions
-from bench.common.measuring import Bench
-from bench.common.reads import Reads
+from bench.common.device import Card, Cpu, device_under_test, versions
+from bench.common.peak import Peak
+from bench.common.timing import Bench
 
 STARTED = time.monotonic()
 
@@ -22,6 +22,13 @@ def device(request: pytest.FixtureRequest) -> Card | Cpu:
     return device_under_test(timed=not request.config.getoption("benchmark_disable"))
 
 
+@pytest.fixture(autouse=True)
+def memory_released(device: Card | Cpu) -> Iterator[None]:
+    """No bench finds the tensors of another in its way."""
+    yield
+    device.forget()
+
+
 @pytest.fixture(scope="session")
 def facts(device: Card | Cpu) -> dict[str, object]:
     """What every result says of where it was taken."""
@@ -30,29 +37,26 @@ def facts(device: Card | Cpu) -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def reads(device: Card | Cpu) -> Reads:
+def peak(device: Card | Cpu) -> Peak:
     """The fastest plain reads."""
-    found = Reads(device)
+    reads = Peak(device)
     if device.timed:
-        found.keep_fastest(device)
-    return found
+        reads.select_fastest(device)
+    return reads
 
 
 @pytest.fixture
-def bench(benchmark: BenchmarkFixture, device: Card | Cpu, facts: dict[str, object]) -> Iterator[Bench]:
+def bench(benchmark: BenchmarkFixture, device: Card | Cpu, facts: dict[str, object]) -> Bench:
     """The bench of one test."""
-    yield Bench(benchmark, device, facts)
-    device.forget()
+    return Bench(benchmark, device, facts)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where files are spread over processes, start with the longest."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.name != "bench_speed.py")
 
 
 def pytest_benchmark_update_json(output_json: dict[str, object]) -> None:
     """Let the file say how long all of it took."""
     output_json["seconds"] = time.monotonic() - STARTED
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what was found."""
-    if Bench.lines and not config.getoption("benchmark_disable"):
-        terminalreporter.section("fastgeom bench")
-        for line in Bench.lines:
-            terminalreporter.line(line)

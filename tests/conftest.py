@@ -45,7 +45,6 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 SLOW_FILES = (
     "bench/test_codegen.py",
     "engines/triton/test_engine.py",
-    "bench/test_gpu_script.py",
     "kernels/test_launching.py",
     "reproductions/test_figures.py",
     "reproductions/test_bad_input.py",

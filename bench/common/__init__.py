@@ -1,1 +1,1 @@
-"""What every bench is made of: cases, the ways of measuring them, the devices they run on, clocks and rounds."""
+"""What every bench is made of: cases, the registry of statistics and their implementations, devices, clocks, rounds."""

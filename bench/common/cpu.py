@@ -1,11 +1,12 @@
 """The CPU as the device under test: its clock, memory, passes and facts."""
 
+import contextlib
 import functools
 import gc
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,9 @@ class Cpu:
         timed: whether times are wanted; without, everything runs once, of few elements.
     """
 
-    name = kind = "cpu"
-    dry = False
+    kind = "cpu"
     backend = None
+    datasheet_gb_per_s = None
 
     def __init__(self, *, timed: bool = True) -> None:
         self.device, self.timed = torch.device("cpu"), timed
@@ -66,11 +67,11 @@ class Cpu:
         """What a result has to say of the processor."""
         import cpuinfo
 
-        found = cpuinfo.get_cpu_info()
-        brand = found.get("brand_raw") or found.get("arch_string_raw", "unknown processor")
-        widest = next((name for name in ("avx512f", "avx2", "asimd") if name in found.get("flags", ())), "")
+        info = cpuinfo.get_cpu_info()
+        brand = info.get("brand_raw") or info.get("arch_string_raw", "unknown processor")
+        widest = next((name for name in ("avx512f", "avx2", "asimd") if name in info.get("flags", ())), "")
         cores = len(os.sched_getaffinity(0))
-        slug = "-".join([*words(brand), *words(widest.removesuffix("f")), f"{cores}-cores"])
+        slug = slugify(f"{brand} {widest.removesuffix('f')} {cores} cores")
         return {
             "kind": self.kind,
             "name": f"{brand}, {cores} cores{f', {widest}' if widest else ''}",
@@ -112,7 +113,7 @@ class Cpu:
             gc.collect()
 
     def clock(self, call: Work, *, single: bool = False) -> CpuClock:
-        """For one way of measuring; with ``single`` a sample is one call, after one that is not timed."""
+        """A clock for one call; with ``single`` a sample is one call, after one that is not timed."""
         return CpuClock(call, _IDLE_S if self.timed else 0.0, single=single)
 
     def launches(self, call: Work) -> int:
@@ -143,6 +144,16 @@ class Cpu:
         except OSError:
             return None
 
+    def forbid_waiting(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing waits here."""
+        return contextlib.nullcontext()
+
+    def capture(self, work: Work, warm_up: int) -> Work:
+        """The work itself, after as many calls as `bench.common.device.Card.capture` makes."""
+        for _ in range(warm_up):
+            work()
+        return work
+
     def compile(self, function: Callable[..., object]) -> Callable[..., object]:
         """What ``torch.compile`` makes of it; the function itself where no times are wanted."""
         return _compiled(function) if self.timed else function
@@ -166,16 +177,19 @@ class _Operations(TorchDispatchMode):
 
 
 def numpy_threads() -> int:
-    """That numpy's own matrix products use, where its library says so."""
-    from threadpoolctl import threadpool_info
+    """Threads of numpy's own matrix products; 1 where threadpoolctl is absent or does not know."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return 1
 
     np.dot(np.ones(2), np.ones(2))
     return max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
 
 
-def words(text: str) -> Iterator[str]:
-    """Of a name, for the name of a file."""
-    return (word for word in re.split(r"[^a-z0-9]+", re.sub(r"\((r|tm)\)", "", text.lower())) if word)
+def slugify(text: str) -> str:
+    """A name as part of the name of a file."""
+    return "-".join(re.findall(r"[a-z0-9]+", re.sub(r"\((r|tm)\)", "", text.lower())))
 
 
 def _available_bytes() -> int:

@@ -1,40 +1,36 @@
-"""The device under test: its clock, memory, launches, and what a result has to say of it.
-
-Everything that only a card can do is a method here, with a twin that runs the same work on CPU tensors without one.
-"""
+"""The device under test: a card with its clock, memory and launches, or the processor of `bench.common.cpu`."""
 
 import contextlib
+import functools
 import gc
+import importlib.metadata
 import math
-import os
-import statistics
+import platform
+import re
 import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 
-from bench.common.cpu import Cpu, words
+from bench.common.cpu import Cpu, slugify
 
 Work = Callable[[], object]
 
-DRY = "FASTGEOM_GPU_DRY"
-"""Set in the environment of a dry run."""
+PACKAGES = ("torch", "triton", "numpy", "numba", "h5py")
+DATASHEET_GB_PER_S = {
+    r"H100 80GB HBM3": 3350,
+    r"\bH200\b": 4800,
+    r"A100-SXM4-80GB": 2039,
+    r"\bB200\b": 8000,
+    r"MI300X": 5300,
+}
+"""Bandwidth of cards, by a pattern of their names."""
 
 _COVER_BYTES = 256 << 20
 """What is read before each timed call: several times the second cache of any card."""
 _MEMORY_SHARE = 0.6
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Medians over ``repeats`` calls: seconds on the device, and seconds until the call has returned."""
-
-    device_s: float
-    host_s: float
-    repeats: int
 
 
 class CardClock:
@@ -86,8 +82,7 @@ class Card:
         timed: whether times are wanted; without, everything runs once, of few elements.
     """
 
-    name = kind = "cuda"
-    dry = False
+    kind = "cuda"
     backend = "triton"
     cache_bytes = 0
     """Every call is timed behind reads that clear the caches: nothing need be rotated."""
@@ -106,21 +101,27 @@ class Card:
 
     def facts(self) -> dict[str, str | int | float]:
         """What a result has to say of the card."""
-        found = torch.cuda.get_device_properties(self.device)
+        properties = torch.cuda.get_device_properties(self.device)
         return {
             "kind": self.kind,
-            "name": found.name,
-            "slug": "-".join(words(found.name)),
-            "memory_bytes": found.total_memory,
-            "multiprocessors": found.multi_processor_count,
-            "l2_bytes": int(getattr(found, "L2_cache_size", 0)),
+            "name": properties.name,
+            "slug": slugify(properties.name),
+            "memory_bytes": properties.total_memory,
+            "multiprocessors": properties.multi_processor_count,
+            "l2_bytes": int(getattr(properties, "L2_cache_size", 0)),
             "capability": ".".join(map(str, torch.cuda.get_device_capability(self.device))),
             "driver": _driver(),
             "cuda": str(torch.version.cuda or torch.version.hip),
+            "datasheet_gb_per_s": self.datasheet_gb_per_s,
         }
 
+    @functools.cached_property
+    def datasheet_gb_per_s(self) -> int | None:
+        """What the maker says of its memory; ``None`` for a card that is not in the list."""
+        return datasheet_gb_per_s(torch.cuda.get_device_properties(self.device).name)
+
     def room_bytes(self) -> int:
-        """What one cell may take: 60 % of the card's memory, less where others use it."""
+        """What one case may take: 60 % of the card's memory, less where others use it."""
         free, total = torch.cuda.mem_get_info(self.device)
         return int(min(_MEMORY_SHARE * total, 0.9 * free))
 
@@ -138,20 +139,8 @@ class Card:
         gc.collect()
         torch.cuda.empty_cache()
 
-    def time(self, work: Work, seconds: float = 0.4) -> Timing:
-        """Time calls on their own, each behind reads that take the device longer than the host takes for the call.
-
-        So the device never waits for the host inside the timed part, and finds nothing of it in its caches.
-        """
-        clock = self.clock(work)
-        first = clock.sample()
-        repeats = max(10, min(100, int(seconds / (first[0] + clock.passes * self._pass_s))))
-        samples = [clock.sample() for _ in range(repeats)]
-        device, host = (statistics.median(column) for column in zip(*samples, strict=True))
-        return Timing(device, host, repeats)
-
     def clock(self, work: Work, *, single: bool = False) -> "CardClock | WallClock":
-        """For one way of measuring; with ``single`` by the wall, the host's own work included."""
+        """A clock for one call; with ``single`` by the wall, the host's own work included."""
         if single:
             return WallClock(work)
         for _ in range(3):
@@ -175,8 +164,16 @@ class Card:
         return torch.get_num_threads()
 
     def launches(self, work: Work) -> int | None:
-        """Kernels, copies and fills that one call sends to the device; ``None`` where the profiler sees none."""
-        return _profiled(work, self.synchronize, torch.autograd.DeviceType.CUDA)
+        """Kernels, copies and fills that one call sends to the device; ``None`` where the profiler cannot tell."""
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        self.synchronize()
+        try:
+            with torch.profiler.profile(activities=activities) as profile:
+                work()
+                self.synchronize()
+        except RuntimeError:  # a profiler that does not run costs this number alone
+            return None
+        return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events() or ()) or None
 
     def compile(self, function: Callable[..., object]) -> Callable[..., object]:
         """What ``torch.compile`` makes of it."""
@@ -211,72 +208,7 @@ class Card:
             self._cover.sum()
 
 
-class Twin:
-    """CPU tensors in the place of a card: everything runs, no number means anything."""
-
-    name = kind = "cpu"
-    dry = True
-    timed = False
-    cache_bytes = 0
-    backend = "triton"
-
-    def __init__(self) -> None:
-        self.device = torch.device("cpu")
-
-    def facts(self) -> dict[str, str | int | float]:
-        """As `Card.facts`."""
-        return {"name": "dry run on CPU tensors", "memory_bytes": 1 << 20, "multiprocessors": 0, "l2_bytes": 0,
-                "capability": "", "driver": "", "cuda": ""}  # fmt: skip
-
-    def room_bytes(self) -> int:
-        """So little that the largest cells shrink."""
-        return 8 << 10
-
-    def free_bytes(self) -> int:
-        """As much as is wanted."""
-        return 1 << 40
-
-    def synchronize(self) -> None:
-        """Nothing is under way."""
-
-    def forget(self) -> None:
-        """There is so little of it."""
-
-    def time(self, work: Work, seconds: float = 0.4) -> Timing:
-        """As if a call took a millisecond, and a tenth of it on the host; `launches` makes the call."""
-        del work, seconds
-        return Timing(1e-3, 1e-4, 1)
-
-    def threads(self) -> int:
-        """One way is as good as another."""
-        return 1
-
-    def launches(self, work: Work) -> int | None:
-        """Operations of torch in one call."""
-        return _profiled(work, self.synchronize, torch.autograd.DeviceType.CPU)
-
-    def compile(self, function: Callable[..., object]) -> Callable[..., object]:
-        """The function itself."""
-        return function
-
-    @contextlib.contextmanager
-    def forbid_waiting(self) -> Iterator[None]:
-        """Nothing waits."""
-        yield
-
-    def capture(self, work: Work, warm_up: int) -> Work:
-        """The work itself, after as many calls as `Card.capture` makes that run."""
-        for _ in range(warm_up):
-            work()
-        return work
-
-
-Device = Card | Twin | Cpu
-
-
-def this_device() -> Card | Twin:
-    """The card, or its twin in a dry run."""
-    return Twin() if os.environ.get(DRY) == "1" else Card()
+Device = Card | Cpu
 
 
 def device_under_test(*, timed: bool) -> Card | Cpu:
@@ -294,16 +226,20 @@ def _host_seconds(work: Work) -> float:
     return time.perf_counter() - start
 
 
-def _profiled(work: Work, synchronize: Work, kind: torch.autograd.DeviceType) -> int | None:
-    """Events of one kind in one call."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if kind is torch.autograd.DeviceType.CUDA:
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    synchronize()
-    with torch.profiler.profile(activities=activities) as found:
-        work()
-        synchronize()
-    return sum(event.device_type == kind for event in found.events() or ()) or None
+def datasheet_gb_per_s(name: str) -> int | None:
+    """Bandwidth of a card by its name."""
+    return next((speed for pattern, speed in DATASHEET_GB_PER_S.items() if re.search(pattern, name)), None)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that measure; empty where one is not there."""
+    result = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            result[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            result[package] = ""
+    return result
 
 
 def _driver() -> str:

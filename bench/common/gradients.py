@@ -28,22 +28,22 @@ class Gradients:
     located: AddressTable
 
     @classmethod
-    def empty(cls, numels: Sequence[int], dtype: str, device: torch.device, *, kept: bool = False) -> "Gradients":
+    def empty(cls, numels: Sequence[int], dtype: str, device: torch.device, *, stored: bool = False) -> "Gradients":
         """Memory for tensors of these sizes; of ``mixed`` ones every second is bfloat16, the others float32.
 
         Args:
             numels: elements of each.
             dtype: of all, or ``mixed``.
             device: where they lie.
-            kept: let it be memory as our engines give it: on a CPU in huge pages, for which numpy asks and torch does
+            stored: allocate it as our engines do: on a CPU in huge pages, for which numpy asks and torch does
                 not.
         """
         names = ["float32", "bfloat16"] if dtype == MIXED else [dtype]
         flats, tensors = [], [torch.empty(0)] * len(numels)
-        for place, name in enumerate(names):
-            mine = range(place, len(numels), len(names))
+        for position, name in enumerate(names):
+            mine = range(position, len(numels), len(names))
             count, kind = sum(numels[k] for k in mine), getattr(torch, name)
-            if kept and device.type == "cpu":
+            if stored and device.type == "cpu":
                 flat = torch.from_numpy(np.zeros(count * kind.itemsize, np.uint8)).view(kind)
             else:
                 flat = torch.empty(count, dtype=kind, device=device)
@@ -67,8 +67,8 @@ class Gradients:
 
     def draw(self, seed: int) -> "Gradients":
         """Fill with the numbers of this seed."""
-        for place, flat in enumerate(self.flats):
-            fill(flat, seed + 1000 * place)
+        for position, flat in enumerate(self.flats):
+            fill(flat, seed + 1000 * position)
         return self
 
     def ones(self) -> "Gradients":
@@ -84,23 +84,23 @@ class Gradients:
 
     def named(self) -> list[tuple[str, Tensor]]:
         """As a target of a probe: every tensor a layer."""
-        return [(f"layer{place}.weight", tensor) for place, tensor in enumerate(self.tensors)]
+        return [(f"layer{k}.weight", tensor) for k, tensor in enumerate(self.tensors)]
 
     def layout(self, layers: str = "module") -> Layout:
         """As an engine is told of them."""
         return Layout(self.named(), self.grouping(layers))
 
     def grouping(self, layers: str) -> str | Callable[[str], str]:
-        """As `Layout` takes it; beside its own words "7 layers", each of as many tensors."""
+        """As `Layout` takes it; beside its own values "7 layers", each of as many tensors."""
         if not layers.endswith(" layers"):
             return layers
         n_layers = int(layers.removesuffix(" layers"))
-        place = {name: k for k, (name, _) in enumerate(self.named())}
-        return lambda name: f"block{place[name] * n_layers // len(place)}"
+        position = {name: k for k, (name, _) in enumerate(self.named())}
+        return lambda name: f"block{position[name] * n_layers // len(position)}"
 
 
 PERIOD = 1_048_583
-"""A prime: an element that is left out, or read from a place some power of two away, has another value."""
+"""A prime: an element that is left out, or read some power of two away, has another value."""
 
 
 def fill(flat: Tensor, seed: int) -> None:
@@ -110,5 +110,5 @@ def fill(flat: Tensor, seed: int) -> None:
     """
     generator = torch.Generator(flat.device).manual_seed(seed)
     first = flat[:PERIOD].normal_(mean=(seed % 7 - 2.5) / 3, generator=generator)
-    for piece in flat[PERIOD:].split(PERIOD):
-        piece.copy_(first[: len(piece)])
+    for chunk in flat[PERIOD:].split(PERIOD):
+        chunk.copy_(first[: len(chunk)])

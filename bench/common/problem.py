@@ -1,23 +1,15 @@
-"""A case made ready: gradients in memory, and the same past for all ways of measuring against it."""
+"""A case in memory: gradients, and the same past for every implementation."""
 
-from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from bench.common import truth
-from bench.common.case import CLIP, DEFERRED, DOT, NORM, SKETCH, SKETCH_STEP, STEP, UPDATE, WINDOW, Case
+from bench.common.case import Case
 from bench.common.device import Device
 from bench.common.gradients import Gradients, fill
 from bench.common.shapes import numels
-from fastgeom.kernels.lists.dots import dot_bytes
-from fastgeom.kernels.lists.norm import norm_bytes
-from fastgeom.kernels.sketch.compare_and_store import ring_bytes
-from fastgeom.kernels.sketch.sketch import sketch_bytes
-from fastgeom.kernels.window.gram import gram_bytes
-from fastgeom.kernels.window.update import update_bytes
-from fastgeom.kernels.window.window import window_bytes
 from fastgeom.layout.count_sketch import SketchPlan
 
 
@@ -27,7 +19,7 @@ class Problem:
     Args:
         device: where it lies.
         case: what it is for; ``elements`` is what memory allows.
-        again: whether it is one more copy, to be read like the first: of ones, and not checked again.
+        again: whether it is one more copy, read like the first: of ones, and not checked again.
 
     Attributes:
         g: the gradient.
@@ -38,10 +30,10 @@ class Problem:
         self.g = self.another().ones() if again else self.another().draw(0)
         self._rows: Tensor | None = None
 
-    def another(self, *, kept: bool = False) -> Gradients:
+    def another(self, *, stored: bool = False) -> Gradients:
         """Memory for one more list like the gradient."""
         sizes = numels(self.case.tensors, self.case.elements)
-        return Gradients.empty(sizes, self.case.dtype, self.device.device, kept=kept)
+        return Gradients.empty(sizes, self.case.dtype, self.device.device, stored=stored)
 
     @cached_property
     def second(self) -> Gradients:
@@ -50,31 +42,28 @@ class Problem:
 
     @cached_property
     def drawn_sq(self) -> float:
-        """sum g^2 of the gradient as it was drawn: for ways that leave it as it is."""
+        """sum g^2 of the gradient as it was drawn: for implementations that leave it as it is."""
         return truth.square(*self.g.tensors)
 
     @cached_property
     def drawn_dot(self) -> tuple[float, float]:
-        """The dot with the second list, and the product of the norms; for ways that leave both as they are."""
+        """The dot with the second list, and the product of the norms; if both are still as drawn."""
         scale = (self.drawn_sq * truth.square(*self.second.tensors)) ** 0.5
         return truth.dot(self.g.tensors, self.second.tensors), scale
 
     @cached_property
     def parameters(self) -> list[torch.nn.Parameter]:
         """Parameters whose gradients these are."""
-        found = [torch.nn.Parameter(t, requires_grad=True) for t in self.g.tensors]
-        for parameter, gradient in zip(found, self.g.tensors, strict=True):
+        parameters = [torch.nn.Parameter(t, requires_grad=True) for t in self.g.tensors]
+        for parameter, gradient in zip(parameters, self.g.tensors, strict=True):
             parameter.grad = gradient
-        return found
+        return parameters
 
-    @property
-    def rows(self) -> Tensor:
-        """Past gradients in one matrix, a row each, which all ways but ours share; ours where it can be lent."""
+    def rows(self, count: int) -> Tensor:
+        """Past gradients in one matrix, a row each, which all other implementations share; ours where it was lent."""
         if self._rows is None:
             dtype = self.g.flats[0].dtype if len(self.g.flats) == 1 else torch.float32
-            self._rows = torch.empty(
-                self.case.ring_rows, self.g.n_elements, dtype=dtype, device=self.device.device
-            )  # fmt: skip
+            self._rows = torch.empty(count, self.g.n_elements, dtype=dtype, device=self.device.device)
             for seed, row in enumerate(self._rows, start=1):
                 fill(row, seed)
         return self._rows
@@ -107,55 +96,13 @@ class Problem:
         """Vectors for the moments of an update."""
         return Update(self)
 
-    def bytes_moved(self) -> int:
-        """The least that one step must move, whoever does it."""
-        case = self.case
-        total = sum(_bytes(case, flat.numel(), flat.element_size()) for flat in self.g.flats)
-        return total + (ring_bytes(case.buckets, case.window) if case.statistic == SKETCH_STEP else 0)
-
-
-def _bytes(case: Case, n: int, item: int) -> int:
-    """Bytes of a step over ``n`` elements of so many bytes each."""
-    each_step = {
-        NORM: lambda: norm_bytes(n, item),
-        CLIP: lambda: 3 * norm_bytes(n, item),
-        DOT: lambda: dot_bytes(n, item),
-        WINDOW: lambda: window_bytes(n, case.window, item, item),
-        STEP: lambda: window_bytes(n, case.window, item, item),
-        DEFERRED: lambda: window_bytes(n, 0, item, item) + gram_bytes(n, case.window, case.block, item) // case.block,
-        UPDATE: lambda: update_bytes(n, item, item, item),
-        SKETCH: lambda: sketch_bytes(n, item),
-        SKETCH_STEP: lambda: sketch_bytes(n, item),
-    }
-    return each_step[case.statistic]()
-
 
 class Update:
     """The parameters of two steps, and the gradients there.
 
-    What a way keeps from step to step, ``old`` and ``before``, lies in such memory as our engine keeps it in.
+    What is stored from step to step, ``old`` and ``before``, lies in memory like that of our engine.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.new, self.after = problem.another().draw(2), problem.another().draw(4)
-        self.old, self.before = problem.another(kept=True).draw(1), problem.another(kept=True).draw(3)
-
-
-@dataclass(frozen=True)
-class Shrunk:
-    """A case that fits in memory, and what to say of it."""
-
-    case: Case
-    note: str = ""
-
-
-def fit(device: Device, case: Case) -> Shrunk:
-    """Fewer elements where the case would take more than 60 % of the memory."""
-    wanted = sum(numels(case.tensors, case.elements))
-    room = int(device.room_bytes() / case.memory_bytes(lent=device.backend is None))
-    if wanted <= room:
-        return Shrunk(replace(case, elements=wanted))
-    fitting = sum(numels(case.tensors, room))
-    return Shrunk(
-        replace(case, elements=fitting), f"{fitting:,} elements; {wanted:,} would take more than 60 % of the memory"
-    )
+        self.old, self.before = problem.another(stored=True).draw(1), problem.another(stored=True).draw(3)

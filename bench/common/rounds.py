@@ -1,4 +1,4 @@
-"""Times of several ways in the same rounds, and their ratios."""
+"""Times of several implementations in the same rounds, and their ratios."""
 
 import math
 import statistics
@@ -33,10 +33,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Rounds:
-    """Seconds of a call, in each round, by way; of a slow way in the first rounds only.
+    """Seconds of a call, in each round, by name; of a slow one in the first rounds only.
 
     Attributes:
-        seconds, host_s: name → one number a round, on the device and until the call has returned.
+        seconds: name → one number a round, on the device.
+        host_s: name → one number a round, until the call has returned.
     """
 
     seconds: dict[str, list[float]]

@@ -70,8 +70,8 @@ def numels(tensors: int | str, elements: int) -> list[int]:
     if isinstance(tensors, int):
         return [_aligned(elements // tensors)] * tensors
     sizes = [math.prod(shape) for shape in LISTS[tensors]()]
-    whole = sum(sizes)
-    return sizes if whole <= elements else [_aligned(size * elements // whole) for size in sizes]
+    count = sum(sizes)
+    return sizes if count <= elements else [_aligned(size * elements // count) for size in sizes]
 
 
 def _aligned(size: int) -> int:

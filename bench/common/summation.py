@@ -7,22 +7,23 @@ import numpy as np
 import torch
 
 LANES = 256
-PIECE = 1 << 20
+CHUNK = 1 << 20
 _SPLITTER = 2.0**27 + 1
 
 
 def exact_dot(a: torch.Tensor, b: torch.Tensor) -> Fraction:
     """Sum a b, whatever cancels.
 
-    Every product and every addition is kept as a float64 number and what its rounding lost (Dekker 1971, Knuth 1969).
+    Every product and every addition is stored as a float64 number and what its rounding lost (Dekker 1971, Knuth 1969).
     Only what was lost is summed with rounding: the result is off by at most (1 + n / 256)^2 2^-105 sum |a b|, for 1e8
     elements 4e-21 sum |a b|. No product may overflow, nor what it loses underflow: those of float32 never do.
 
     Args:
-        a, b: flat, of one float dtype and on any device; read in pieces.
+        a: flat, of a float dtype and on any device; read in chunks.
+        b: another like it.
     """
     sums, lost = np.zeros(LANES), np.zeros(LANES)
-    for x, y in zip(a.split(PIECE), b.split(PIECE), strict=True):
+    for x, y in zip(a.split(CHUNK), b.split(CHUNK), strict=True):
         _add_products(host_array(x), host_array(y), sums, lost)
     return sum(map(Fraction, np.concatenate([sums, lost]).tolist()), Fraction(0))
 

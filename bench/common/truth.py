@@ -1,20 +1,20 @@
-"""Sums in float64 on the device, in pieces that need little memory: what the benches and checks are held against."""
+"""Sums in float64 on the device, a few elements at a time: the reference of benches and checks."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-PIECE = 1 << 20
+CHUNK = 1 << 20
 """Elements at a time: in float64 they stay in a processor's cache."""
 
 
-def summed(terms: Callable[..., Tensor], *operands: Sequence[Tensor], piece: int = PIECE) -> float:
-    """Sum of ``terms`` of float64 pieces of lists of flat tensors."""
+def summed(terms: Callable[..., Tensor], *operands: Sequence[Tensor], chunk: int = CHUNK) -> float:
+    """Sum of ``terms`` of float64 chunks of lists of flat tensors."""
     total = torch.zeros((), dtype=torch.float64, device=operands[0][0].device)
     for tensors in zip(*operands, strict=True):
-        for pieces in zip(*(t.split(piece) for t in tensors), strict=True):
-            total += terms(*(p.double() for p in pieces)).sum()
+        for chunks in zip(*(t.split(chunk) for t in tensors), strict=True):
+            total += terms(*(p.double() for p in chunks)).sum()
     return float(total)
 
 
@@ -33,55 +33,55 @@ def difference_sq(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     return summed(lambda x, y: (x - y).square(), a, b)
 
 
-def count_sketch(tensors: Sequence[Tensor], buckets: int, seed: int, *, piece: int = PIECE) -> Tensor:
+def count_sketch(tensors: Sequence[Tensor], buckets: int, seed: int, *, chunk: int = CHUNK) -> Tensor:
     """As ``fastgeom.reference.count_sketch`` of flat tensors, on their device.
 
     Args:
         tensors: the group.
         buckets: a power of two.
-        seed: the group's own.
-        piece: elements at a time; rounded to whole blocks.
+        seed: of the group.
+        chunk: elements at a time; rounded to whole blocks.
     """
     if (n := sum(map(len, tensors))) <= buckets:
         padding = torch.zeros(buckets - n, dtype=torch.float64, device=tensors[0].device)
         return torch.cat([*(t.double() for t in tensors), padding])
 
-    def random_words(counters: Tensor) -> Tensor:
-        words = (counters ^ seed) & 0xFFFFFFFF
+    def random_bits(counters: Tensor) -> Tensor:
+        bits = (counters ^ seed) & 0xFFFFFFFF
         for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-            words = ((words ^ (words >> shift)) * factor) & 0xFFFFFFFF
-        return words ^ (words >> 16)
+            bits = ((bits ^ (bits >> shift)) * factor) & 0xFFFFFFFF
+        return bits ^ (bits >> 16)
 
-    piece = max(1, piece // buckets) * buckets
+    chunk = max(1, chunk // buckets) * buckets
     device, first_block = tensors[0].device, 0
     sketch = torch.zeros(buckets, dtype=torch.float64, device=device)
     for tensor in tensors:
-        for first, values in zip(range(0, len(tensor), piece), tensor.split(piece), strict=True):
+        for first, values in zip(range(0, len(tensor), chunk), tensor.split(chunk), strict=True):
             element = torch.arange(first, first + len(values), device=device)
             position, block = element % buckets, first_block + element // buckets
             i, c = block // 8, block % 8
-            q = c ^ (random_words((i // 4) ^ 0x85EBCA6B) >> (3 * (i % 4))) & 7
-            bucket = position ^ (8 * (random_words(block ^ 0x9E3779B9) % buckets // 8) + q)
-            word = random_words(i // 4 * buckets + q * (buckets // 8) + bucket // 8)
-            negative = (word >> (4 * (i % 4) + position % 8 // 2 + 16 * (position % 2))) & 1
+            q = c ^ (random_bits((i // 4) ^ 0x85EBCA6B) >> (3 * (i % 4))) & 7
+            bucket = position ^ (8 * (random_bits(block ^ 0x9E3779B9) % buckets // 8) + q)
+            sign_bits = random_bits(i // 4 * buckets + q * (buckets // 8) + bucket // 8)
+            negative = (sign_bits >> (4 * (i % 4) + position % 8 // 2 + 16 * (position % 2))) & 1
             sketch.index_add_(0, bucket, values.double() * (1 - 2 * negative))
         first_block += -(-len(tensor) // buckets)
     return sketch
 
 
-def relative(found: float, exact: float, scale: float | None = None) -> float:
+def relative(value: float, exact: float, scale: float | None = None) -> float:
     """How far off, against the exact value or another scale; inf where it is no number."""
-    off = abs(found - exact) / abs(exact if scale is None else scale)
+    off = abs(value - exact) / abs(exact if scale is None else scale)
     return off if off == off else float("inf")  # noqa: PLR0124 (NaN)
 
 
-def assert_near(found: float, exact: float, most: float, what: str, scale: float | None = None) -> float:
+def assert_near(value: float, exact: float, most: float, what: str, scale: float | None = None) -> float:
     """Raise where a number is off by more than ``most``, relatively; return by how much it is.
 
     Raises:
         AssertionError: names it.
     """
-    off = relative(found, exact, scale)
+    off = relative(value, exact, scale)
     if not off <= most:
-        raise AssertionError(f"{what}: off by {off:.2g} relatively, allowed {most:.2g}: {found!r} for {exact!r}")
+        raise AssertionError(f"{what}: off by {off:.2g} relatively, allowed {most:.2g}: {value!r} for {exact!r}")
     return off

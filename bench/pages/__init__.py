@@ -1,1 +1,1 @@
-"""Results of the benches: one document of a run, the page of the kept ones, their picture."""
+"""Results of the benches: one document of a run, the page of the stored ones, their picture."""

@@ -1,6 +1,6 @@
 """One run of the benches as one document: what `bench.report` writes, and what page, picture and comparison read.
 
-A document is made of the file that pytest-benchmark writes. It keeps what each bench found (its ``extra_info``) and
+A document is made of the file that pytest-benchmark writes. It keeps what each bench recorded (its ``extra_info``) and
 leaves out the times of single rounds.
 """
 
@@ -20,6 +20,7 @@ SHARED = ("device", "versions", "threads")
 """What every bench of a run repeats; a document holds it once."""
 
 STATISTICS = ("norm", "dot", "window", "deferred", "update", "sketch", "sketch step", "step", "clip")
+"""Of the registry, which takes torch to import; a test holds both together."""
 NEEDED = {
     "speed": ("case", "title", "n_elements", "time_ms", "bytes_moved", "peers"),
     "training": ("model", "n_elements", "time_ms", "modes"),
@@ -28,10 +29,10 @@ NEEDED = {
     "memory": ("title", "ring_bytes", "beside_bytes"),
     "roof": ("gflop_per_s", "what"),
 }
-"""What a bench of each kind must say; all else may be left out."""
+"""What a bench of each kind must record; all else may be left out."""
 
 COMPLETE = ("speed", "training", "accuracy", "growth", "memory")
-"""The kinds that a whole run has."""
+"""The kinds that a complete run has."""
 
 
 class UnusableError(ValueError):
@@ -44,14 +45,14 @@ def read(path: Path) -> Document:
     Raises:
         UnusableError: where it is neither, holds no benches, or those of two devices.
     """
-    found = _json(path)
-    if isinstance(found, dict) and found.get("format") == FORMAT:
-        if found.get("schema") != SCHEMA:
-            raise UnusableError(f"{path}: has schema {found.get('schema')}; expected {SCHEMA}")
-        return found
-    if not isinstance(found, dict) or not isinstance(found.get("benchmarks"), list):
+    content = _json(path)
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        if content.get("schema") != SCHEMA:
+            raise UnusableError(f"{path}: has schema {content.get('schema')}; expected {SCHEMA}")
+        return content
+    if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list):
         raise UnusableError(f"{path}: expected the JSON of `pytest bench --benchmark-json` or of `bench.report`")
-    return _document(found, path)
+    return _document(content, path)
 
 
 def newest(folder: Path, *, but: Document | None = None) -> list[Document]:
@@ -61,15 +62,17 @@ def newest(folder: Path, *, but: Document | None = None) -> list[Document]:
     """
     by_device: dict[str, Document] = {}
     for path in sorted(folder.glob("*.json")):
-        found = _json(path)
-        if not isinstance(found, dict) or (found.get("format"), found.get("schema")) != (FORMAT, SCHEMA):
+        content = _json(path)
+        if not isinstance(content, dict) or (content.get("format"), content.get("schema")) != (FORMAT, SCHEMA):
             continue
-        slug = found["device"]["slug"]
-        if but and (but["device"]["slug"], but["date"]) == (slug, found["date"]):
+        slug = content["device"]["slug"]
+        if but and (but["device"]["slug"], but["date"]) == (slug, content["date"]):
             continue
-        if slug not in by_device or when(found) >= when(by_device[slug]):
-            by_device[slug] = found
-    return sorted(by_device.values(), key=lambda found: (found["device"]["kind"] != "cpu", found["device"]["slug"]))
+        if slug not in by_device or when(content) >= when(by_device[slug]):
+            by_device[slug] = content
+    return sorted(
+        by_device.values(), key=lambda content: (content["device"]["kind"] != "cpu", content["device"]["slug"])
+    )
 
 
 def when(document: Document) -> datetime.datetime:
@@ -83,22 +86,53 @@ def of_kind(document: Document, kind: str) -> list[Facts]:
     return [bench for bench in document["benches"] if bench["kind"] == kind]
 
 
-def lacking(document: Document, kept: Sequence[Document]) -> list[str]:
-    """What a whole run has and this one has not.
+Identity = tuple[object, ...]
 
-    That is every kind, every statistic, and every bench of the kept document of the same device.
-    """
+
+def identity(bench: Facts) -> Identity:
+    """What tells a bench from the others of a run, whatever its test is called."""
+    if bench["kind"] == "speed":
+        case = bench["case"]
+        sizes = (case.get(name) for name in ("elements", "tensors", "dtype", "traced"))
+        return "speed", bench["title"], *sizes
+    fields = ("model", "statistic", "distribution", "dtype", "elements", "over", "title", "what")
+    return bench["kind"], *(bench.get(name) for name in fields)
+
+
+def lacking(document: Document, stored: Sequence[Document]) -> list[str]:
+    """What a complete run has and this one has not: a kind, a statistic, a bench of the same device's stored run."""
     kinds = {bench["kind"] for bench in document["benches"]}
-    found = [f"no {kind}" for kind in COMPLETE if kind not in kinds]
+    lacks = [f"no {kind}" for kind in COMPLETE if kind not in kinds]
     if "speed" in kinds:
         timed = {bench["case"]["statistic"] for bench in of_kind(document, "speed")}
-        found += [f"no speed of {statistic}" for statistic in STATISTICS if statistic not in timed]
-    names = {bench["name"] for bench in document["benches"]}
-    for other in kept:
+        lacks += [f"no speed of {statistic}" for statistic in STATISTICS if statistic not in timed]
+    present = {identity(bench) for bench in document["benches"]}
+    for other in stored:
         if other["device"]["slug"] == document["device"]["slug"]:
-            gone = [bench["name"] for bench in other["benches"] if bench["name"] not in names]
-            found += [f"{len(gone)} of the kept benches are missing, {gone[0]} among them"] if gone else []
-    return found
+            gone = [bench["name"] for bench in other["benches"] if identity(bench) not in present]
+            lacks += [f"{len(gone)} of the stored benches are missing, {gone[0]} among them"] if gone else []
+    return lacks
+
+
+DRAWN = ("float32", "bfloat16")
+"""The dtypes in the picture."""
+
+
+def picture_name(document: Document) -> str:
+    """Name of the picture of a device."""
+    return f"roofline-{document['device']['slug']}.svg"
+
+
+def picture_cases(document: Document) -> list[Facts]:
+    """The cases in the picture: of each statistic, float32 and bfloat16, the one that moves the most bytes."""
+    needed = ("operations", "bytes_moved", "time_ms", "peak_gb_per_s", "fraction_of_peak")
+    largest: dict[tuple[str, str], Facts] = {}
+    for case in of_kind(document, "speed"):
+        key = (case["case"]["statistic"], case["case"]["dtype"])
+        if key[1] in DRAWN and all(case.get(field) for field in needed):
+            if key not in largest or case["bytes_moved"] > largest[key]["bytes_moved"]:
+                largest[key] = case
+    return list(largest.values())
 
 
 def missed(goal: Facts) -> bool:
@@ -117,14 +151,14 @@ def _json(path: Path) -> object:
         raise UnusableError(f"{path}: is no JSON ({error})") from None
 
 
-def _document(found: Facts, path: Path) -> Document:
-    if not found["benchmarks"]:
+def _document(content: Facts, path: Path) -> Document:
+    if not content["benchmarks"]:
         raise UnusableError(
             f"{path}: holds no benchmarks; expected a run of `pytest bench` without --benchmark-disable"
         )
     benches: list[Facts] = []
     shared: dict[str, Any] = {}
-    for benchmark in found["benchmarks"]:
+    for benchmark in content["benchmarks"]:
         name, facts = benchmark["fullname"], _finite(benchmark.get("extra_info") or {})
         _check(facts, f"{path}: {name}")
         device = facts.get("device", {})
@@ -138,15 +172,15 @@ def _document(found: Facts, path: Path) -> Document:
                 "expected one device a file"
             )
         benches.append({"name": name, **facts})
-    python = found.get("machine_info", {}).get("python_version")
-    commit = found.get("commit_info", {})
+    python = content.get("machine_info", {}).get("python_version")
+    commit = content.get("commit_info", {})
     return {
         "format": FORMAT,
         "schema": SCHEMA,
-        "date": found["datetime"],
+        "date": content["datetime"],
         "commit": commit.get("id"),
         "dirty": bool(commit.get("dirty")),
-        "seconds": found.get("seconds"),
+        "seconds": content.get("seconds"),
         "device": shared["device"],
         "versions": {"python": python} | shared["versions"],
         "threads": shared["threads"],

@@ -1,137 +1,285 @@
-"""The page of kept results, bench/README.md: made of the documents and of nothing else."""
+"""The page of stored results, bench/README.md: made of the documents and of nothing else."""
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from bench.pages import roofline, speed, tables
-from bench.pages.document import Document, missed, of_kind
-from bench.pages.words import number, size
+from bench.common.registry import REGISTRY
+from bench.pages.document import Document, Facts, missed, of_kind, picture_cases, picture_name
+from bench.pages.formatting import NONE, count, error, given, number, plain, ratio, size, table, what
 
 HEAD = """\
 # Benchmarks
 
-*`make bench` writes this page from the newest file of each device in [results/](results); see `bench/pages/`.*
-Ratios are taken inside one run and hold on other days; times and GB/s are those of one machine on one day. How each
-number came about stands under [How to read](#how-to-read).
+*`make bench` writes this page from the newest file of each device in [results/](results), which also has the errors,
+times and launches of the others.* Ratios are taken inside one run and hold on other days; times are those of one
+machine on one day. [How to read](#how-to-read) says how each number came about.
 """
 TAIL = """\
-## How to repeat
-
-    make bench                             # everything; writes results/<device>-<date>.json, its picture, this page
-    make bench ARGS='-k window'            # some of it; kept results and this page stay as they are
-    .venv/bin/python -m bench.report build/bench.json --out /tmp/page      # a page of whatever was run last
-    .venv/bin/python -m bench.compare build/bench.json                     # its ratios against the kept ones
-
-`bench.compare` holds ratios and never times; it flags what got worse by more than 15 %, and shows both intervals.
-
 ## How to read
 
-- **× our time** is the time of another way over ours: above 1 ours is faster, and where it is below 1 the number is
-  bold. In every round each way runs once, in turn, and the ratio is that of two times of one round. The page gives the
-  median over the rounds and, in brackets, the 95 % interval of that median (of five rounds and fewer: their range). It
-  says how much the rounds differ, not how much another day or another machine would.
-- **ms** are medians over the same rounds.
-- **GB/s** is the fewest bytes that the statistic can move, whoever computes it, over our time. A way that moves more
-  than that gets no credit for it.
-- **of peak** is that over the *measured peak*, not the number of a data sheet: of five plain ways through memory, none
-  of which finds it in a cache, the two that are fastest at the start of the run are timed in every round of every case,
-  and the faster one counts. As a ratio it is taken round by round: GB/s over a median peak can differ from it. It is no
-  law: on a processor our loops ask for memory ahead of themselves, the plain reads do not, and so a fraction can be
-  above 1.
-- Buffers rotate: no way finds in a cache what another has just read, and between two rounds the plain reads go through
-  all of it.
-- On a processor gradients lie in torch's memory, in pages of 4 KiB; the plain reads and our ring, in huge pages where
-  the system has them. Whoever reads small pages that no cache holds is slower: a norm or a dot stays below that peak.
-- In one piece: torch.compile and numba are given gradients that already lie in one piece; ours and the others take the
-  list of tensors, and look at every call where they lie.
-- **error** is the distance from the same in float64, seen before anything is timed: of a norm relative to it, of an
-  inner product relative to the product of the two norms.
-- **temporary** is the memory that one step takes and gives back; what is held between steps is not in it.
-- **launches** counts kernels, copies and fills; **ms of the host** is the time until the call has returned.
-- Small cases (a thousand elements, say) cost calls and not bytes: their fraction of the peak is low by nature.
-- A missed goal is shown and does not stop a run. Where a case had to shrink to fit the memory, that is said below it.
-- **–** means: not measured, or without meaning here. A column in which nothing was measured is left out.
+- A column with the name of another implementation is **its time over ours**: above 1 ours is faster; below 1 the number
+  is bold. In every round each of them runs once, in turn, and the ratio is that of two times of one round. The page
+  gives the median and, in brackets, the 95 % interval of that median (of five rounds and fewer: their range); it says
+  how much rounds differ, not days or machines. Then, from 1 MB on, the memory that a step takes and gives back.
+- **of peak** is the fewest bytes that the statistic can move over our time, as a fraction of the *measured peak*: of
+  five plain reads, none of which finds its data in a cache, the two fastest are timed in every round, and the faster
+  one counts. Our loops prefetch and the reads do not: a fraction can be above 1. Small cases cost calls, not bytes.
+- **error** is the distance from float64, before anything is timed: of a norm relative to it, of an inner product
+  relative to the product of the two norms. **launches** counts kernels, copies and fills.
+- Buffers rotate, so that nobody finds in a cache what another has just read. torch.compile and numba are given
+  gradients in one vector; ours and the others take the list of tensors, and look at every call where they lie.
+- **–** stands where something was not timed, or has no meaning.
 """
 
 
 def render(documents: Sequence[Document]) -> str:
-    """Markdown.
+    """Write the page in Markdown.
 
     Args:
         documents: the newest of each device, as `bench.pages.document.newest` gives them.
     """
-    lines = [HEAD, "| device | run | goals reached |", "|---|---|---|"]
-    for found in documents:
-        name = found["device"]["name"]
-        goals = [goal for bench in found["benches"] for goal in bench.get("goals") or ()]
-        reached = sum(not missed(goal) for goal in goals)
-        lines.append(f"| [{name}](#{_anchor(name)}) | {found['date'][:10]} | {reached} of {len(goals)} |")
-    for found in documents:
-        lines += ["", *_device(found)]
+    lines = [HEAD]
+    for document in documents:
+        lines += [*sections(document), ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n\n" + TAIL
 
 
-def _device(found: Document) -> list[str]:
-    lines = [f"## {found['device']['name']}", "", "### Goals", "", *tables.goals(found), ""]
-    if of_kind(found, "speed"):
-        lines += ["### At a glance", "", "From the lowest to the highest over the cases of a statistic.", ""]
-        lines += [*speed.glance(found), ""]
-    if roofline.chosen(found):
-        lines += [f"![Roofline: {found['device']['name']}](results/{roofline.file_name(found)})", ""]
-    lines += speed.speed(found)
-    for kind, heading, text, rows in (
-        ("training", "Training", TRAINING, tables.training),
-        ("accuracy", "Accuracy", ACCURACY, tables.accuracy),
-        ("growth", "Growth", GROWTH, tables.growth),
-        ("memory", "Memory", MEMORY, tables.memory),
-    ):
-        if of_kind(found, kind):
-            lines += [f"### {heading}", "", text, "", *rows(found), ""]
-    return [*lines, "### Machine", "", *_machine(found)]
+def sections(document: Document) -> list[str]:
+    """All of one run: goals first, then a table a statistic."""
+    goals = [goal for bench in document["benches"] for goal in bench.get("goals") or ()]
+    reached = sum(not missed(goal) for goal in goals)
+    lines = [f"## {document['device']['name']}", *_machine(document), ""]
+    lines += [f"### Goals: {reached} of {len(goals)} reached", *_goals(document), ""] if goals else []
+    if picture_cases(document):
+        lines += [f"![Roofline: {document['device']['name']}](results/{picture_name(document)})", ""]
+    cases = of_kind(document, "speed")
+    for statistic in dict.fromkeys([*REGISTRY, *(case["case"]["statistic"] for case in cases)]):
+        if of_statistic := [case for case in cases if case["case"]["statistic"] == statistic]:
+            lines += [*_speed(statistic, of_statistic), ""]
+    for kind, make in (("training", _training), ("accuracy", _accuracy), ("growth", _growth), ("memory", _memory)):
+        if benches := of_kind(document, kind):
+            lines += [f"### {kind.capitalize()}", *make(benches), ""]
+    return lines
 
 
-TRAINING = "A whole training step with and without measuring, in turn."
-ACCURACY = (
-    "Distance from float64. In parentheses, where the result may cancel: relative to the result itself. Bold is beyond "
-    "the bound."
-)
-GROWTH = (
-    "The time of a step fitted as constant × size^exponent, beside what the bytes at the measured peak would give. "
-    "Where calls cost more than bytes the exponent is lower, and the constant higher."
-)
-MEMORY = "The ring holds the past gradients; beside it is everything else that measuring holds."
+def _goals(document: Document) -> list[str]:
+    """Every goal with its measured value; those that are missed come first."""
+    judged = [(goal, bench) for bench in document["benches"] for goal in bench.get("goals") or ()]
+    judged.sort(key=lambda pair: not missed(pair[0]))
+    rows = [
+        [what(bench), str(goal["what"]), _limit(goal), _measured(goal), "**missed**" if missed(goal) else "reached"]
+        for goal, bench in judged
+    ]
+    return table(["case", "goal", "limit", "measured", "verdict"], rows)
 
 
-def _machine(found: Document) -> list[str]:
-    """A line a fact; a fact without a name of its own here is shown under the one it has."""
-    device, threads = found["device"], found["threads"]
-    facts = {"device": device["name"], "cores": device.get("cores"), "memory": size(device.get("memory_bytes"))}
-    known = {"kind", "name", "slug", "cores", "memory_bytes"}
-    facts |= {key.replace("_", " "): value for key, value in device.items() if key not in known}
-    facts["threads"] = ", ".join(f"{name} {n}" for name, n in threads.items())
-    facts["versions"] = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
-    facts["measured peak"] = _peak(found)
-    facts["compute roof"] = ", ".join(
-        f"{number(roof['gflop_per_s'])} GFLOP/s: {roof['what']}" for roof in of_kind(found, "roof")
+def _limit(goal: Facts) -> str:
+    limits = [f"{sign} {given(goal[key])}" for key, sign in (("least", "≥"), ("most", "≤")) if key in goal]
+    return " and ".join(limits) or NONE
+
+
+def _measured(goal: Facts) -> str:
+    """With as many digits as it takes to see that a missed goal is missed."""
+    value = goal.get("value")
+    if value is None:
+        return "no number"
+    if not missed(goal):
+        return number(value)
+    digits = (digits for digits in range(3, 16) if missed({**goal, "value": float(f"{value:.{digits - 1}e}")}))
+    return number(value, next(digits, 16))
+
+
+def _speed(statistic: str, cases: Sequence[Facts]) -> list[str]:
+    """Ours, and the ratio of each other implementation."""
+    entry = REGISTRY.get(statistic)
+    others = list(dict.fromkeys(name for case in cases for name in case["peers"]))
+    on_card = any(case.get("fraction_of_datasheet") for case in cases)
+    rows = [
+        [
+            what(case).removeprefix(f"{statistic}, ").removeprefix(f"{statistic}; "),
+            number(case["time_ms"]),
+            number(case.get("bandwidth_gb_per_s")),
+            _two(case.get("fraction_of_peak")),
+            _two(case.get("fraction_of_datasheet")),
+            error(case.get("relative_error")),
+            count(case.get("launches")),
+            number(case.get("host_ms")) if on_card else NONE,
+            *(_other(case["peers"].get(name, {})) for name in others),
+        ]
+        for case in cases
+    ]
+    columns = ["case", "ms", "GB/s", "of peak", "of data sheet", "error", "launches", "ms of the host"]
+    fastest = [min(ratios) for case in cases if (ratios := _ratios(case))]
+    faster = sum(map(_is_faster, fastest))
+    text = entry.meaning if entry else ""
+    if fastest:
+        text += f" The fastest other is faster in {faster or 'none'} of {len(fastest)} cases."
+    notes = [f"Smaller than meant: {case['note']}." for case in cases if case.get("note")]
+    notes += _skipped(case["peers"] for case in cases)
+    return [
+        f"### {entry.heading if entry else statistic}",
+        text,
+        "",
+        *table([*columns, *others], rows),
+        *(["", *map(plain, notes)] if notes else []),
+    ]
+
+
+def _other(peer: Facts) -> str:
+    if "skipped" in peer or peer.get("ratio") is None:
+        return NONE
+    text = f"**{ratio(peer)}**" if _is_faster(peer["ratio"]) else ratio(peer)
+    temporary = peer.get("peak_memory_bytes") or 0
+    return text + (f", {size(temporary)}" if temporary >= 1e6 else "")
+
+
+def _ratios(case: Facts) -> list[float]:
+    return [peer["ratio"] for peer in case["peers"].values() if peer.get("ratio") is not None]
+
+
+def _is_faster(value: float) -> bool:
+    """Whether another implementation beats ours in the two decimals that are shown."""
+    return round(value, 2) < 1
+
+
+def _skipped(benches: Iterable[Mapping[str, Facts]]) -> list[str]:
+    """Those that were not timed, by the reason."""
+    names: dict[str, dict[str, None]] = {}
+    for peers in benches:
+        for name, peer in peers.items():
+            if "skipped" in peer:
+                names.setdefault(str(peer["skipped"]), {})[name] = None
+    if not names:
+        return []
+    return ["Not timed: " + "; ".join(f"{', '.join(each)} ({reason})" for reason, each in names.items()) + "."]
+
+
+def _training(benches: Sequence[Facts]) -> list[str]:
+    """What measuring adds to a step, ours and other tools."""
+    modes = dict.fromkeys(name for bench in benches for name in bench["modes"])
+    rows = []
+    for name in modes:
+        peer = any(bench["modes"].get(name, {}).get("peer") for bench in benches)
+        row = [f"{name}, another tool" if peer else name]
+        for bench in benches:
+            mode = bench["modes"].get(name, {})
+            row += [NONE, NONE] if "ratio" not in mode else [ratio(mode), number(mode.get("added_ms"))]
+        rows.append(row)
+    columns = ["with"]
+    for bench in benches:
+        columns += [f"{bench['model']}, {count(bench['n_elements'])}, {number(bench['time_ms'])} ms", "ms added"]
+    skipped = _skipped(bench["modes"] for bench in benches)
+    return [
+        "A whole training step with measuring over one without: by model, its parameters, and the time without.",
+        "",
+        *table(columns, rows),
+        *(["", *map(plain, skipped)] if skipped else []),
+    ]
+
+
+def _accuracy(benches: Sequence[Facts]) -> list[str]:
+    """A row for each statistic, dtype and distribution, a column for each implementation."""
+    groups: dict[tuple[str, str, str], list[Facts]] = {}
+    for bench in benches:
+        groups.setdefault((bench["statistic"], bench["dtype"], bench["distribution"]), []).append(bench)
+    names = list(dict.fromkeys(name for bench in benches for name in bench["errors"]))
+    rows = [
+        [
+            f"{', '.join(key)}, {_range([bench['elements'] for bench in group])}",
+            *(_largest_error(group, name) for name in names),
+            error(group[0].get("bound")),
+        ]
+        for key, group in groups.items()
+    ]
+    return [
+        "The largest distance from float64 over all sizes. In parentheses, where the result may cancel: relative to "
+        "the result itself. Bold is beyond the bound.",
+        "",
+        *table(["case, elements", *names, "bound"], rows),
+    ]
+
+
+def _largest_error(group: Sequence[Facts], name: str) -> str:
+    def largest(field: str) -> float | None:
+        values = [(bench.get(field) or {}).get(name) for bench in group]
+        return max((value for value in values if value is not None), default=None)
+
+    value, relative, bound = largest("errors"), largest("relative_errors"), group[0].get("bound")
+    cell = error(value) + (f" ({error(relative)})" if relative is not None else "")
+    return f"**{cell}**" if value is not None and bound is not None and value > bound else cell
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = count(min(values)), count(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _growth(benches: Sequence[Facts]) -> list[str]:
+    """Fitted exponents and constants beside those that the bytes moved would give."""
+    rows = []
+    for bench in benches:
+        unit = f" {bench['constant_unit']}" if bench.get("constant_unit") else ""
+        constants = (bench.get("constant"), bench.get("model_constant"))
+        rows.append(
+            [
+                f"{bench['statistic']} over {bench['over']}, {_range([x for x, _ in bench['points']])}",
+                ratio(bench, "exponent"),
+                ratio({"ratio": bench.get("model_exponent")}),
+                *(NONE if value is None else f"{number(value)}{unit}" for value in constants),
+            ]
+        )
+    columns = ["time of", "exponent [95 %]", "exponent of the bytes", "constant", "constant of the bytes"]
+    text = (
+        "The time of a step fitted as constant × size^exponent, beside what the bytes at the measured peak would give."
     )
-    facts["commit"] = f"{found['commit'] or 'unknown'}{', with changes that are not in it' if found['dirty'] else ''}"
-    facts["run"] = found["date"][:16].replace("T", " ")
-    if found.get("seconds") is not None:
-        facts["run"] += f", {found['seconds'] / 60:.0f} min in all"
-    return tables.table(["", ""], [[name, str(value)] for name, value in facts.items() if value])
+    notes = [
+        f"- {bench['statistic']} over {bench['over']}: {plain(bench['note'])}" for bench in benches if bench.get("note")
+    ]
+    return [text, "", *table(columns, rows), *(["", "Smaller than meant:", "", *notes] if notes else [])]
 
 
-def _peak(found: Document) -> str:
-    cases = [case for case in of_kind(found, "speed") if case.get("peak_gb_per_s") is not None]
+def _memory(benches: Sequence[Facts]) -> list[str]:
+    rows = [[bench["title"], size(bench["ring_bytes"]), size(bench["beside_bytes"])] for bench in benches]
+    text = "The ring holds the past gradients; beside it is everything else that measuring holds."
+    return [text, "", *table(["case", "ring", "beside it"], rows)]
+
+
+def _machine(document: Document) -> list[str]:
+    """A line a fact; a fact without a name of its own here is shown under its key."""
+    device, threads = document["device"], document["threads"]
+    run = document["date"][:16].replace("T", " ")
+    if document.get("seconds") is not None:
+        run += f", {document['seconds'] / 60:.0f} min in all"
+    commit = f"{document['commit'] or 'unknown'}{', with changes that are not in it' if document['dirty'] else ''}"
+    facts = {"run": run, "commit": commit, "cores": device.get("cores"), "memory": size(device.get("memory_bytes"))}
+    shown = {"kind", "name", "slug", "cores", "memory_bytes"}
+    facts |= {key.replace("_", " "): value for key, value in device.items() if key not in shown}
+    facts["threads"] = ", ".join(f"{name} {n}" for name, n in threads.items())
+    facts["versions"] = ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)
+    facts["measured peak"] = _peak(document)
+    facts["compute roof"] = ", ".join(
+        f"{number(roof['gflop_per_s'])} GFLOP/s: {roof['what']}" for roof in of_kind(document, "roof")
+    )
+    lines = ["; ".join(f"{name} {plain(str(value))}" for name, value in facts.items() if value) + "."]
+    lines += [""] if document.get("jobs") else []
+    for job in document.get("jobs") or ():
+        if job["name"].startswith(("tests/", "bench/native")) or not job["ok"]:
+            ending = "" if job["ending"] == "finished" else f"; **{plain(job['ending'])}**"
+            lines.append(f"- `{job['name']}`: {job['passed']} of {job['collected']} passed{ending}")
+            lines += [f"  - `{test}`: {plain(reason)}" for test, reason in job["failures"].items()]
+    return lines
+
+
+def _peak(document: Document) -> str:
+    cases = [case for case in of_kind(document, "speed") if case.get("peak_gb_per_s") is not None]
     if not cases:
         return ""
     peaks = sorted(case["peak_gb_per_s"] for case in cases)
-    ways = Counter(str(case.get("peak_way", "a way not named")) for case in cases)
-    fastest = ", ".join(f"{way} in {n}" for way, n in ways.most_common())
-    return f"{number(peaks[0])} to {number(peaks[-1])} GB/s over {len(cases)} cases; the fastest read was {fastest}"
+    reads = Counter(str(case.get("peak_way", "a read not named")) for case in cases)
+    fastest = ", ".join(f"{name} in {n}" for name, n in reads.most_common())
+    return f"{number(peaks[0])} to {number(peaks[-1])} GB/s over {len(cases)} cases (fastest read: {fastest})"
 
 
-def _anchor(heading: str) -> str:
-    """GitHub's anchor of a heading."""
-    return "".join(c for c in heading.lower() if c.isalnum() or c in " -_").replace(" ", "-")
+def _two(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f}"

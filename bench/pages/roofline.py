@@ -15,44 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from bench.pages.document import Document, Facts, of_kind
-from bench.pages.words import count, number
-from fastgeom.figures import COLOURS, LINE, STYLE
+from bench.pages.document import DRAWN, STATISTICS, Document, Facts, of_kind, picture_cases
+from bench.pages.formatting import count, number
+from fastgeom.figures import INK, LINE, STYLE
 
-WIDTH = 8.0
-BORDERS = 1.75
-"""Inches above and below the panel."""
-
-PANEL_LEFT, PANEL_WIDTH = 0.085, 0.895
-MARKERS = {"float32": ("o", COLOURS["smooth"]), "bfloat16": ("s", COLOURS["zigzag"])}
-"""Marker and colour of each dtype that is drawn."""
-
-LABEL_INCHES, INCHES_A_CHARACTER = 0.17, 0.07
-"""Height of a label, and the width of a character, a little too wide rather than too narrow."""
-
-LABELS_BELOW = 0.75
-"""Of the height of the panel, what is at least below the roof where the labels start."""
-
+MARKERS = dict(zip(DRAWN, "os", strict=True))
+COLOURS = dict(zip(STATISTICS, matplotlib.colormaps["tab10"].colors, strict=False))
 FAR = 30
 """A compute roof that no case comes nearer to than this is not drawn."""
-
-
-def file_name(document: Document) -> str:
-    """Name of the picture of a device."""
-    return f"roofline-{document['device']['slug']}.svg"
-
-
-def chosen(document: Document) -> list[Facts]:
-    """The cases that are drawn: of each statistic, float32 and bfloat16, the one that moves the most bytes."""
-    largest: dict[tuple[str, str], Facts] = {}
-    for case in of_kind(document, "speed"):
-        if case["case"]["dtype"] in MARKERS and all(
-            case.get(field) for field in ("operations", "bytes_moved", "time_ms", "peak_gb_per_s", "fraction_of_peak")
-        ):
-            key = (case["case"]["statistic"], case["case"]["dtype"])
-            if key not in largest or case["bytes_moved"] > largest[key]["bytes_moved"]:
-                largest[key] = case
-    return list(largest.values())
 
 
 def intensity(case: Facts) -> float:
@@ -72,93 +42,54 @@ def draw(document: Document, path: Path) -> None:
 
 
 def picture(document: Document) -> Figure:
-    """The picture.
+    """Draw both roofs, the cases below them, and the names of the cases at the right, the highest first.
 
     Raises:
         ValueError: if there is no case to draw.
     """
-    cases = chosen(document)
+    cases = sorted(picture_cases(document), key=attained, reverse=True)
     if not cases:
         raise ValueError("no float32 or bfloat16 case of kind speed says its operations, bytes, time and peak")
-    roof = next((roof for roof in of_kind(document, "roof") if roof["gflop_per_s"]), None)
-    height = BORDERS + max(3.4, len(cases) * LABEL_INCHES / (LABELS_BELOW - 0.1))
+    roof = next((roof["gflop_per_s"] / 2 for roof in of_kind(document, "roof") if roof["gflop_per_s"]), math.inf)
+    height = max(4.6, 1.4 + 0.25 * len(cases))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height))
-        axes = figure.add_axes((PANEL_LEFT, 1.2 / height, PANEL_WIDTH, 1 - BORDERS / height))
+        figure = Figure(figsize=(10.0, height))
+        axes = figure.add_axes((0.065, 1.15 / height, 0.53, 1 - 1.85 / height))
         figure.text(0.012, 1 - 0.26 / height, f"Roofline: {document['device']['name']}", fontsize=12, weight="bold")
         figure.text(0.012, 0.1 / height, _caption(document, cases), fontsize=8, color=LINE)
-        _panel(axes, cases, roof)
+        _draw_roofs(axes, cases, roof)
+        for case in cases:
+            statistic, dtype = case["case"]["statistic"], case["case"]["dtype"]
+            label = f"{case['title']}, {dtype}: {case['fraction_of_peak']:.2f}"
+            style = {"color": COLOURS.get(statistic, INK), "markeredgecolor": "white", "markersize": 8, "zorder": 3}
+            axes.plot(intensity(case), attained(case), MARKERS[dtype], label=label, linestyle="", **style)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), fontsize=8.5, frameon=False, handletextpad=0.2)
     return figure
 
 
-def _panel(axes: Axes, cases: Sequence[Facts], roof: Facts | None) -> None:
-    """Both roofs, and the cases below them."""
+def _draw_roofs(axes: Axes, cases: Sequence[Facts], roof: float) -> None:
+    """The slope of the median peak, and the compute roof where it is near enough."""
     peaks = sorted(case["peak_gb_per_s"] for case in cases)
     slope = peaks[len(peaks) // 2]
     xs, ys = [intensity(case) for case in cases], [attained(case) for case in cases]
-    if roof and roof["gflop_per_s"] / 2 > FAR * max(xs) * slope:
-        roof = None
-    flat = roof["gflop_per_s"] / 2 if roof else math.inf
-    longest = INCHES_A_CHARACTER * max(len(_label(case)) for case in cases)
-    labels_at = max(0.35, 1 - longest / (WIDTH * PANEL_WIDTH))
-    left = min(xs) / 1.6
-    right = left * (1.3 * max(xs) / left) ** (1 / labels_at)  # the points end where the labels start
-    right = max(right, 4 * flat / slope if roof else right)
-    highest = min(left * (right / left) ** labels_at * slope, flat)  # the roof over the start of the labels
-    top = 2 * flat if roof else 3 * highest
-    bottom = min(min(ys) / 2, (highest / top**LABELS_BELOW) ** (1 / (1 - LABELS_BELOW)))
-    axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, top))
+    left, right = min(xs) / 2, 2 * max(xs)
+    if roof > FAR * max(xs) * slope:
+        roof = math.inf
+    right = max(right, 2 * roof / slope) if roof < math.inf else right
+    axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(min(ys) / 2, 2 * min(roof, right * slope)))
     axes.set_xlabel("multiply-adds for each byte that must move")
-    axes.set_title("10⁹ multiply-adds a second", loc="left", x=-PANEL_LEFT / PANEL_WIDTH + 0.014)
+    axes.set_title("10⁹ multiply-adds a second", loc="left")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,g}")
         axis.set_minor_formatter(NullFormatter())
-
-    corner = min(flat / slope, right, top / slope)
-    axes.plot([left, corner], [left * slope, corner * slope], color=LINE, linewidth=1.2)
-    box = axes.get_window_extent()
-    angle = math.degrees(math.atan(box.height / math.log(top / bottom) / (box.width / math.log(right / left))))
-    middle = left * (corner / left) ** 0.65  # beyond most points
-    axes.annotate(f"measured peak, {_span(peaks)} GB/s", (middle, middle * slope), (-4, 4), textcoords="offset points",
-                  rotation=angle, rotation_mode="anchor", ha="center", va="bottom", color=LINE)  # fmt: skip
-    if roof:
-        axes.plot([corner, right], [flat, flat], color=LINE, linewidth=1.2)
-        axes.annotate(f"{roof['what']}: {number(flat)}", (right, flat), (-2, 4), textcoords="offset points",
-                      ha="right", va="bottom", color=LINE)  # fmt: skip
-    _points(axes, cases, labels_at, math.log(highest / bottom) / math.log(top / bottom))
-
-
-def _points(axes: Axes, cases: Sequence[Facts], labels_at: float, highest: float) -> None:
-    """A marker a case, and its name in a column at the right, in the order of their heights.
-
-    ``labels_at`` and ``highest`` say where the column starts and where it meets the roof, of the panel's size.
-    """
-    to_panel = axes.transData + axes.transAxes.inverted()
-    places = sorted(
-        (*reversed(to_panel.transform((intensity(case), attained(case)))), n) for n, case in enumerate(cases)
-    )
-    gap = LABEL_INCHES * axes.figure.dpi / axes.get_window_extent().height
-    heights = spread([y for y, _, _ in places], gap, 0.6 * gap, highest - 0.8 * gap)
-    for (y, x, n), height in zip(places, heights, strict=True):
-        marker, colour = MARKERS[cases[n]["case"]["dtype"]]
-        within = {"transform": axes.transAxes, "color": colour}
-        axes.plot([x, labels_at - 0.006], [y, height], **within | {"color": "#BBBBBB"}, linewidth=0.6, zorder=1.5)
-        axes.plot(x, y, marker, markeredgecolor="white", markersize=7, zorder=3, **within)
-        axes.text(labels_at, height, _label(cases[n]), fontsize=8.5, va="center", **within)
-
-
-def spread(wanted: Sequence[float], gap: float, lowest: float, highest: float) -> list[float]:
-    """Heights near the wanted ones, which ascend: ``gap`` apart or more, from ``lowest`` to ``highest`` if they fit."""
-    heights: list[float] = []
-    for height in wanted:
-        heights.append(max(height, heights[-1] + gap if heights else lowest))
-    for place in reversed(range(len(heights))):
-        heights[place] = min(heights[place], heights[place + 1] - gap if place + 1 < len(heights) else highest)
-    return heights
-
-
-def _label(case: Facts) -> str:
-    return f"{case['title']}, {case['case']['dtype']}: {case['fraction_of_peak']:.2f}"
+    corner = min(roof / slope, right)
+    axes.plot([left, corner, right], [left * slope, corner * slope, corner * slope], color=LINE, linewidth=1.2)
+    span = " to ".join(dict.fromkeys(number(peak, 2) for peak in (peaks[0], peaks[-1])))
+    beside = {"textcoords": "offset points", "ha": "right", "va": "bottom", "color": LINE}
+    middle = math.sqrt(left * corner)
+    axes.annotate(f"measured peak, {span} GB/s", (middle, middle * slope), (-6, 2), **beside)
+    if roof < math.inf:
+        axes.annotate(f"compute roof: {number(roof)}", (right, roof), (-2, 4), **beside)
 
 
 def _caption(document: Document, cases: Sequence[Facts]) -> str:
@@ -170,9 +101,4 @@ def _caption(document: Document, cases: Sequence[Facts]) -> str:
         "name: what it reaches of the peak, round by round; the slope is the median of those peaks. Bytes and "
         f"multiply-adds are the fewest that the statistic needs, whoever computes it. {document['date'][:10]}."
     )
-    return "\n".join(textwrap.wrap(text, 132))
-
-
-def _span(peaks: Sequence[float]) -> str:
-    low, high = number(peaks[0], 2), number(peaks[-1], 2)
-    return low if low == high else f"{low} to {high}"
+    return "\n".join(textwrap.wrap(text, 160))

@@ -67,22 +67,15 @@ class GlobalNorm:
         self._text.close()
 
 
-class ParameterNorms:
+class ParameterNorms(GlobalNorm):
     """The norm of each parameter's gradient, read back and written down each step: Lightning's ``grad_norm``."""
 
     name = "norm of each parameter, read back"
-
-    def __init__(self, model: nn.Module, folder: Path) -> None:
-        self._model, self._text = model, _Text(folder / "norms.csv")
 
     def step(self, loss: Tensor) -> None:
         """Write the loss, the norm of each gradient and the norm of all."""
         norms = [g.norm().item() for g in _gradients(self._model)]
         self._text.write(loss.item(), *norms, torch.tensor(norms).norm().item())
-
-    def close(self) -> None:
-        """Finish the table."""
-        self._text.close()
 
 
 class LeanWindow:
@@ -110,10 +103,10 @@ class LeanWindow:
 
     def close(self) -> None:
         """Write a row a step: dots with the gradients 1, 2, … W steps before (0 where none was), its norm, the loss."""
-        found = torch.stack(self._rows).double().cpu().numpy()
+        rows = torch.stack(self._rows).double().cpu().numpy()
         lags = np.arange(1, WINDOW + 1)
-        slots = (np.arange(len(found))[:, None] - lags) % (WINDOW + 1)
-        np.save(self._path, np.hstack([np.take_along_axis(found[:, : WINDOW + 1], slots, 1), found[:, WINDOW + 1 :]]))
+        slots = (np.arange(len(rows))[:, None] - lags) % (WINDOW + 1)
+        np.save(self._path, np.hstack([np.take_along_axis(rows[:, : WINDOW + 1], slots, 1), rows[:, WINDOW + 1 :]]))
 
 
 class NumpyWindow:
@@ -181,7 +174,7 @@ class WeightsAndBiases:
         self._run.watch(model, log="gradients", log_freq=1)
 
     def step(self, loss: Tensor) -> None:
-        """Log the loss, and with it what the hooks have found."""
+        """Log the loss, and with it what the hooks have measured."""
         self._run.log({"loss": loss.item()})
 
     def close(self) -> None:
@@ -224,5 +217,11 @@ class Cockpit:
 
 
 MONITORS: tuple[type[Monitor], ...] = (
-    GlobalNorm, ParameterNorms, LeanWindow, NumpyWindow, TensorBoard, WeightsAndBiases, Cockpit,
-)  # fmt: skip
+    GlobalNorm,
+    ParameterNorms,
+    LeanWindow,
+    NumpyWindow,
+    TensorBoard,
+    WeightsAndBiases,
+    Cockpit,
+)

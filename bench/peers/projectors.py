@@ -4,7 +4,7 @@ With independent signs the squared norm of all of them has the mean :math:`\|x\|
 :math:`2 (\|x\|^4 - \sum_i x_i^4) / m`: none is more accurate than another, but a dense one costs N m additions and as
 many random signs, drawn again at every call where N m of them do not fit.
 
-All read gradients that already lie in one piece; a trainer's do not, and that copy is not counted.
+All read gradients that already lie in one vector; a trainer's do not, and that copy is not counted.
 """
 
 import math
@@ -68,7 +68,7 @@ def dense(tensors: Sequence[Tensor], m: int, seed: int = 0) -> Callable[[], Tens
     """
     x = _flat(tensors)
     rows = max(1, min(len(x), _BLOCK_SIGNS[x.device.type] // m))
-    words = torch.empty(-(-rows * m // 8), dtype=torch.int64, device=x.device)
+    random = torch.empty(-(-rows * m // 8), dtype=torch.int64, device=x.device)
     bits = torch.empty(m, rows, device=x.device)
     generator = torch.Generator(x.device)
 
@@ -76,7 +76,7 @@ def dense(tensors: Sequence[Tensor], m: int, seed: int = 0) -> Callable[[], Tens
         generator.manual_seed(seed)
         sums = torch.zeros(m, device=x.device)
         for block in x.split(rows):
-            bytes_ = words.random_(generator=generator).view(torch.uint8)
+            bytes_ = random.random_(generator=generator).view(torch.uint8)
             bits.copy_(bytes_.bitwise_and_(1)[: rows * m].view(m, rows))
             sums.addmv_(bits[:, : len(block)], block)
         return (2 * sums - x.sum()) / math.sqrt(m)
@@ -85,7 +85,7 @@ def dense(tensors: Sequence[Tensor], m: int, seed: int = 0) -> Callable[[], Tens
 
 
 def stored_count_sketch(tensors: Sequence[Tensor], m: int, seed: int = 0) -> Callable[[], Tensor]:
-    """A count sketch with its buckets and signs drawn once and kept, eight bytes an element, and ``index_add_``."""
+    """A count sketch with its buckets and signs drawn once and stored, eight bytes an element, and ``index_add_``."""
     x = _flat(tensors)
     generator = torch.Generator(x.device).manual_seed(seed)
     bucket = torch.randint(m, x.shape, generator=generator, dtype=torch.int32, device=x.device)
@@ -100,7 +100,8 @@ def check_projection(
 
     Args:
         make: from tensors and m to the call.
-        x, y: lists of the same sizes; neither the zero vector.
+        x: a list, not of zeros.
+        y: another of the same sizes.
         m: numbers of a projection.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the accuracy bench is held against: the exact sum is exact, and the compensated float32 sum is a fair peer."""
+"""What the accuracy bench compares with: the exact sum is exact, and the compensated float32 sum is a fair peer."""
 
 import math
 from fractions import Fraction
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.common.summation import LANES, PIECE, compensated_dot, exact_dot, host_array
+from bench.common.summation import CHUNK, LANES, compensated_dot, exact_dot, host_array
 
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
 
@@ -54,8 +54,8 @@ def test_products_of_float64_lose_nothing():
     assert exact_dot(x, y) == Fraction(2) ** -104
 
 
-def test_exact_is_the_rounded_truth_over_more_than_one_piece():
-    a, b = torch.randn(PIECE + 3), torch.randn(PIECE + 3)
+def test_exact_is_the_rounded_truth_over_more_than_one_chunk():
+    a, b = torch.randn(CHUNK + 3), torch.randn(CHUNK + 3)
     b[-3:] = 1e6
     products = a.double() * b.double()  # exact
     assert float(exact_dot(a, b)) == math.fsum(products.tolist())
@@ -63,7 +63,7 @@ def test_exact_is_the_rounded_truth_over_more_than_one_piece():
 
 def test_a_pair_of_two_lengths_is_refused():
     with pytest.raises(ValueError):
-        exact_dot(torch.ones(PIECE + 1), torch.ones(PIECE))
+        exact_dot(torch.ones(CHUNK + 1), torch.ones(CHUNK))
 
 
 def test_host_arrays_hold_the_same_values():

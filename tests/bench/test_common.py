@@ -1,6 +1,7 @@
 """What the benches are made of: sizes, rounds, fits; what is wrong is not timed, what is left out is named."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -8,21 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-from bench.common import methods, running, truth
-from bench.common.case import CLIP, DEFERRED, DOT, NORM, SKETCH, STEP, UPDATE, WINDOW, Case
+from bench.common import device, truth
+from bench.common.case import CLIP, DEFERRED, DOT, NORM, OURS, SKETCH, UPDATE, WINDOW, Case, Goal
 from bench.common.cpu import Cpu
+from bench.common.device import Card
 from bench.common.gradients import Gradients
 from bench.common.growth import fit as fit_power_law
 from bench.common.growth import recorded
-from bench.common.measuring import Bench
-from bench.common.problem import Problem, fit
-from bench.common.reads import Reads
+from bench.common.implementations.base import Implementation, Work
+from bench.common.peak import Peak
+from bench.common.problem import Problem
+from bench.common.registry import REGISTRY
 from bench.common.rounds import Estimate, Rounds
-from bench.common.running import Goal, Rotation, run_case
+from bench.common.running import Rotation, fit, run_case
 from bench.common.shapes import GPT2, LISTS, LLAMA, RESNET, llama3_8b, numels, total
-from bench.common.ways import OURS, Way, Work
+from bench.common.timing import Bench
 from bench.pages import document
 from bench.peers.available import Missing
+from fastgeom import reference
 
 
 class FakeBenchmark:
@@ -66,18 +70,18 @@ def test_llama_is_whole_at_its_full_depth():
 
 @pytest.mark.parametrize("name", LISTS)
 def test_a_list_that_is_too_large_keeps_its_tensors_and_shrinks_each(name):
-    whole, small = numels(name, 10**12), numels(name, 100_000)
-    assert len(small) == len(whole) and sum(small) < 110_000
-    assert np.argmax(small) == np.argmax(whole) and min(small) == 8
+    full, small = numels(name, 10**12), numels(name, 100_000)
+    assert len(small) == len(full) and sum(small) < 110_000
+    assert np.argmax(small) == np.argmax(full) and min(small) == 8
 
 
 def test_a_case_for_which_memory_is_short_shrinks_and_says_so(cpu, monkeypatch):
     case = Case(WINDOW, 1_000_000, 4, window=8)
-    assert fit(cpu, case).case == case and not fit(cpu, case).note
+    assert fit(cpu, case) == (case, "")
     monkeypatch.setattr(cpu, "room_bytes", lambda: 4 * 10 * 1000)
-    shrunk = fit(cpu, case)
-    assert shrunk.case.elements == 992
-    assert shrunk.note == "992 elements; 1,000,000 would take more than 60 % of the memory"
+    shrunk, note = fit(cpu, case)
+    assert shrunk.elements == 992
+    assert note == "992 elements; 1,000,000 would take more than 60 % of the memory"
 
 
 def test_mixed_tensors_alternate_and_lie_in_two_memories():
@@ -102,7 +106,7 @@ def test_mixed_tensors_alternate_and_lie_in_two_memories():
 )
 def test_the_bytes_that_must_move_are_those_of_the_model(cpu, case, bytes_each):
     problem = Problem(cpu, replace(case, elements=3200))
-    assert problem.bytes_moved() == 3200 * bytes_each
+    assert REGISTRY[case.statistic].bytes_moved(problem) == 3200 * bytes_each
 
 
 def test_layers_of_a_growing_number_share_the_tensors_out():
@@ -117,166 +121,199 @@ def test_a_ratio_is_paired_and_its_interval_holds_the_median():
     rounds = Rounds({"ours": [1.0, 2.0, 4.0], "other": [3.0, 6.0, 12.0], "slow": [10.0]}, {})
     assert rounds.median("ours") == 2.0
     assert rounds.ratio("other", over="ours") == Estimate(3.0, 3.0, 3.0)
-    assert rounds.ratio("slow", over="ours") == Estimate(10.0, 10.0, 10.0), "rounds that a way was left out of"
+    assert rounds.ratio("slow", over="ours") == Estimate(10.0, 10.0, 10.0), "rounds without it"
 
 
 @pytest.mark.parametrize(("n", "cut"), [(1, 0), (5, 0), (6, 0), (9, 1), (20, 5)])
 def test_the_interval_is_that_of_the_order_statistics(n, cut):
     """Of 9 values the second to the eighth hold the median with 96 %, the third to the seventh with 82 %."""
-    found = Estimate.of(list(range(n)))
-    assert (found.low, found.high) == (cut, n - 1 - cut)
+    estimate = Estimate.of(list(range(n)))
+    assert (estimate.low, estimate.high) == (cut, n - 1 - cut)
 
 
 def test_the_interval_covers_as_often_as_it_says():
     generator = np.random.default_rng(0)
     draws = generator.exponential(size=(4000, 9))
-    held = sum(e.low <= math.log(2) <= e.high for e in map(Estimate.of, draws.tolist())) / len(draws)
-    assert 0.95 <= held <= 0.975
+    covered = sum(e.low <= math.log(2) <= e.high for e in map(Estimate.of, draws.tolist())) / len(draws)
+    assert 0.95 <= covered <= 0.975
 
 
 def test_a_power_law_is_found():
     sizes = [10, 100, 1000]
-    law = fit_power_law(sizes, [[3e-6 * x**0.8 for x in sizes]] * 2, reference=100)
-    assert law.exponent.value == pytest.approx(0.8) and law.constant == pytest.approx(3e-6 * 100**0.8)
+    exponent, constant = fit_power_law(sizes, [[3e-6 * x**0.8 for x in sizes]] * 2, reference=100)
+    assert exponent.value == pytest.approx(0.8) and constant == pytest.approx(3e-6 * 100**0.8)
 
 
 def test_growth_stands_beside_what_the_bytes_would_take():
     sizes = [1, 2, 4]
-    found = recorded("window", WINDOW, sizes, [[1.0, 2.0, 4.0]], model=lambda w: 0.5, reference=2)
-    assert found["exponent"] == pytest.approx(1) and found["model_exponent"] == pytest.approx(0, abs=1e-12)
-    assert found["constant"] == pytest.approx(2000) and found["model_constant"] == pytest.approx(500)
-    assert found["points"] == [[1, 1.0], [2, 2.0], [4, 4.0]] and found["constant_unit"] == "ms at 2"
+    law = recorded("window", WINDOW, sizes, [[1.0, 2.0, 4.0]], model=lambda w: 0.5, reference=2)
+    assert law["exponent"] == pytest.approx(1) and law["model_exponent"] == pytest.approx(0, abs=1e-12)
+    assert law["constant"] == pytest.approx(2000) and law["model_constant"] == pytest.approx(500)
+    assert law["points"] == [[1, 1.0], [2, 2.0], [4, 4.0]] and law["constant_unit"] == "ms at 2"
 
 
 # ---------------------------------------------------------------- a case
 
 
-def run_with(monkeypatch, bench, ways, case=None, **options):
-    monkeypatch.setitem(methods.WAYS, NORM, ways)
-    run_case(bench, Reads(bench.device), case or Case(NORM, 1000, 4), **options)
+def run_with(monkeypatch, bench, builders, **options):
+    """What is recorded of a case whose implementations are these builders, by name, or implementations."""
+    made = [Implementation(name, each) if callable(each) else each for name, each in builders.items()]
+    monkeypatch.setitem(REGISTRY, NORM, replace(REGISTRY[NORM], implementations=tuple(made)))
+    run_case(bench, Peak(bench.device), Case(NORM, 1000, 4, **options))
     return bench._benchmark.extra_info
 
 
-def constant(error=0.0):
-    return lambda problem: Work(lambda: None, error)
+def constant(problem: Problem) -> Work:
+    return Work(lambda: None, 0.0)
 
 
-def test_ways_are_recorded_with_ratio_error_and_cost(monkeypatch, bench):
-    ways = [*methods.WAYS[NORM][:3]]
-    found = run_with(monkeypatch, bench, ways)
-    assert found["kind"] == "speed" and found["n_elements"] == 992 and found["bytes_moved"] == 4 * 992
-    assert found["time_ms"] > 0 and 0 < found["fraction_of_peak"] and found["peak_way"] in Reads(bench.device).work
-    assert found["bandwidth_gb_per_s"] == pytest.approx(found["bytes_moved"] / found["time_ms"] / 1e6)
-    assert set(found["peers"]) == {way.name for way in ways[1:]}
-    for peer in found["peers"].values():
+def raising(error: Exception) -> Callable[[Problem], Work]:
+    def build(problem: Problem) -> Work:
+        raise error
+
+    return build
+
+
+def test_implementations_are_recorded_with_ratio_error_and_cost(monkeypatch, bench):
+    result = run_with(monkeypatch, bench, {each.name: each for each in REGISTRY[NORM].implementations[:3]})
+    assert result["kind"] == "speed" and result["n_elements"] == 992 and result["bytes_moved"] == 4 * 992
+    assert result["time_ms"] > 0 and 0 < result["fraction_of_peak"] and result["peak_way"] in Peak(bench.device).work
+    assert result["bandwidth_gb_per_s"] == pytest.approx(result["bytes_moved"] / result["time_ms"] / 1e6)
+    assert len(result["peers"]) == 2
+    for peer in result["peers"].values():
         assert peer["ratio_low"] <= peer["ratio"] <= peer["ratio_high"] and peer["launches"] >= 1
         assert peer["relative_error"] < 1e-5
 
 
 def test_ours_that_is_wrong_fails_before_anything_is_timed(monkeypatch, bench):
-    monkeypatch.setattr(running.Bench, "rounds", lambda *a, **k: pytest.fail("timed"))
+    monkeypatch.setattr(Bench, "rounds", lambda *a, **k: pytest.fail("timed"))
     monkeypatch.setattr("fastgeom.norm", lambda tensors: torch.tensor(1.0))
     with pytest.raises(AssertionError, match="norm squared: off by"):
-        run_case(bench, Reads(bench.device), Case(NORM, 1000, 4))
+        run_case(bench, Peak(bench.device), Case(NORM, 1000, 4))
 
 
 @pytest.mark.parametrize("statistic", [NORM, CLIP, DOT, WINDOW, DEFERRED, UPDATE])
-def test_every_way_is_held_against_the_truth(cpu, monkeypatch, statistic):
-    """The truth is moved: a way that compared nothing would still be made ready."""
+def test_every_implementation_is_checked(cpu, monkeypatch, statistic):
+    """The truth is moved: an implementation that compared nothing would still be built."""
     case = Case(statistic, 3000, 3, window=3, block=2, layers="all")
     summed = truth.summed
     monkeypatch.setattr(truth, "summed", lambda *arguments, **options: 2 * summed(*arguments, **options) + 1e6)
-    for way in methods.WAYS[statistic]:
+    for implementation in REGISTRY[statistic].implementations:
         try:
             with pytest.raises(AssertionError):
-                way.build(Problem(cpu, case))
+                implementation.build(Problem(cpu, case))
         except Missing:
             continue
 
 
-def test_a_way_that_cannot_run_is_recorded_with_its_reason(monkeypatch, bench):
-    def absent(problem):
-        raise Missing("needs the package nowhere")
-
-    found = run_with(monkeypatch, bench, [Way(OURS, constant()), Way("other", absent)])
-    assert found["peers"] == {"other": {"skipped": "needs the package nowhere"}}
-
-
-def test_ours_is_never_skipped(monkeypatch, bench):
-    def absent(problem):
-        raise Missing("no")
-
+def test_what_cannot_run_is_recorded_with_its_reason_and_ours_is_never_skipped(monkeypatch, bench):
+    absent = raising(Missing("needs the package nowhere"))
+    result = run_with(monkeypatch, bench, {OURS: constant, "other": absent})
+    assert result["peers"] == {"other": {"skipped": "needs the package nowhere"}}
     with pytest.raises(Missing):
-        run_with(monkeypatch, bench, [Way(OURS, absent)])
+        run_with(monkeypatch, bench, {OURS: absent})
 
 
-def test_a_way_that_needs_more_memory_than_there_is_is_left_out(monkeypatch, bench):
+def test_what_needs_more_memory_than_there_is_is_left_out(monkeypatch, bench):
     monkeypatch.setattr(bench.device, "free_bytes", lambda: 10_000)
-    found = run_with(
-        monkeypatch, bench, [Way(OURS, constant()), Way("greedy", constant(), more_gradients=lambda case: 10**6)]
-    )
-    assert found["peers"] == {"greedy": {"skipped": "it needs 4.0 GB more"}}
+    greedy = Implementation("greedy", constant, more_gradients=lambda case: 10**6)
+    result = run_with(monkeypatch, bench, {OURS: constant, "greedy": greedy})
+    assert result["peers"] == {"greedy": {"skipped": "it needs 4.0 GB more"}}
 
 
-def test_goals_are_judged_by_what_was_found(monkeypatch, bench):
-    goals = [
+def test_what_a_case_leaves_out_is_named(monkeypatch, bench):
+    result = run_with(monkeypatch, bench, {OURS: constant, "slow": constant}, only=())
+    assert result["peers"]["slow"]["skipped"].startswith("left out here")
+
+
+def test_goals_are_judged_by_what_was_measured_on_their_device(monkeypatch, bench):
+    goals = (
         Goal("fraction_of_peak", least=1e9),
-        Goal("ratio", least=0.0, way="other"),
+        Goal("ratio", least=0.0, of="other"),
         Goal("ns_per_element", most=1e9),
-    ]
-    found = run_with(monkeypatch, bench, [Way(OURS, constant()), Way("other", constant())], goals=goals)
-    peak, ratio, each = found["goals"]
-    assert peak == {"what": "of the measured peak", "value": found["fraction_of_peak"], "least": 1e9}
-    assert ratio == {"what": "times as fast as other", "value": found["peers"]["other"]["ratio"], "least": 0.0}
-    assert each == {"what": "ns an element, fastgeom", "value": found["ns_per_element"], "most": 1e9}
-    assert [line.endswith("MISSED") for line in Bench.lines[-3:]] == [True, False, False]
+        Goal("fraction_of_datasheet", least=0.0),  # of a processor nobody knows it
+        Goal("host_ms", most=0.3, on="cuda"),
+    )
+    result = run_with(monkeypatch, bench, {OURS: constant, "other": constant}, goals=goals)
+    peak, ratio, each = result["goals"]
+    assert peak == {"what": "of the measured peak", "value": result["fraction_of_peak"], "least": 1e9}
+    assert ratio == {"what": "times as fast as other", "value": result["peers"]["other"]["ratio"], "least": 0.0}
+    assert each == {"what": "ns an element, fastgeom", "value": result["ns_per_element"], "most": 1e9}
 
 
 def test_steps_of_a_call_are_divided_out(monkeypatch, bench):
-    many = Way("many", lambda problem: Work(lambda: None, 0.0, steps=4))
-    monkeypatch.setattr(running.Bench, "rounds", lambda self, ways, rounds: Rounds(
-        {name: [8.0] for name in ways}, {name: [8.0] for name in ways}))  # fmt: skip
-    found = run_with(monkeypatch, bench, [Way(OURS, lambda problem: Work(lambda: None, 0.0, steps=2)), many])
-    assert found["time_ms"] == 4000 and found["peers"]["many"]["time_ms"] == 2000
-    assert found["peers"]["many"]["ratio"] == 0.5
+    def rounds(self, calls, rounds):
+        seconds = {name: [8.0] for name in calls}
+        return Rounds(seconds, seconds)
+
+    monkeypatch.setattr(Bench, "rounds", rounds)
+    two, four = (lambda problem, steps=steps: Work(lambda: None, 0.0, steps=steps) for steps in (2, 4))
+    result = run_with(monkeypatch, bench, {OURS: two, "many": four})
+    assert result["time_ms"] == 4000 and result["peers"]["many"]["time_ms"] == 2000
+    assert result["peers"]["many"]["ratio"] == 0.5
 
 
-def test_ways_go_through_the_copies_in_turn(cpu):
-    case = Case(NORM, 100, 1)
-    copies = [Problem(cpu, case) for _ in range(3)]
+def test_copies_are_used_in_turn(cpu):
+    copies = [Problem(cpu, Case(NORM, 100, 1)) for _ in range(3)]
     seen: list[int] = []
-    way = Way(OURS, lambda problem: Work(lambda: seen.append(copies.index(problem)), 0.0))
+    implementation = Implementation(OURS, lambda problem: Work(lambda: seen.append(copies.index(problem)), 0.0))
     rotation = Rotation(copies)
-    first, second = rotation.build(way), rotation.build(way)
+    first, second = rotation.build(implementation), rotation.build(implementation)
     for work in (first, second, second, first):
         work.call()
     assert seen == [0, 1, 2, 0]
 
 
-def test_nothing_is_closed_twice_and_everything_once(monkeypatch, bench):
+def test_everything_is_closed_once(monkeypatch, bench):
     closed: list[str] = []
-    ways = [
-        Way(name, lambda problem, name=name: Work(lambda: None, 0.0, close=lambda: closed.append(name)))
+    builders = {
+        name: lambda problem, name=name: Work(lambda: None, 0.0, close=lambda: closed.append(name))
         for name in (OURS, "other")
-    ]
-    run_with(monkeypatch, bench, ways)
+    }
+    run_with(monkeypatch, bench, builders)
     assert sorted(closed) == [OURS, "other"]
 
 
-# ---------------------------------------------------------------- the processor
+def test_at_full_size_what_fails_or_is_wrong_leaves_its_reason_and_ours_its_result(monkeypatch, bench):
+    builders = {
+        OURS: constant,
+        "a": raising(RuntimeError("no\ncompiler")),
+        "b": raising(AssertionError("norm: off by 0.08")),
+    }
+    with pytest.raises(RuntimeError, match="compiler"):  # at few elements it is a bug here
+        run_with(monkeypatch, bench, builders)
+    monkeypatch.setattr(bench.device, "timed", True)
+    assert run_with(monkeypatch, bench, builders, rounds=1)["peers"] == {
+        "a": {"skipped": "failed, RuntimeError: no compiler"},
+        "b": {"skipped": "wrong, and so not timed: norm: off by 0.08"},
+    }
+
+
+def test_every_entry_of_the_registry_is_complete():
+    assert set(REGISTRY) == set(document.STATISTICS)
+    names = [case.name for entry in REGISTRY.values() for case in entry.cases]
+    assert len(set(names)) == len(names), "two cases of one name"
+    for statistic, entry in REGISTRY.items():
+        implementations = [each.name for each in entry.implementations]
+        assert implementations[0] == OURS and len(set(implementations)) == len(implementations), statistic
+        for case in entry.cases:
+            assert case.statistic == statistic
+            assert {*(case.only or ()), *(goal.of for goal in case.goals)} <= set(implementations), case.name
+
+
+# ---------------------------------------------------------------- devices
 
 
 def test_launches_count_operations_of_torch_and_passes_of_ours(cpu):
     x = torch.ones(4)
     assert cpu.launches(lambda: x + x + x) == 2
-    problem = Problem(cpu, Case(NORM, 100, 2))
-    ours = methods.WAYS[NORM][0].build(problem)
+    ours = REGISTRY[NORM].implementations[0].build(Problem(cpu, Case(NORM, 100, 2)))
     assert cpu.launches(ours.call) > cpu.launches(lambda: None) == 0
 
 
 def test_the_memory_of_a_call_is_its_peak(cpu):
-    found = cpu.peak_bytes(lambda: torch.ones(20_000_000).sum())
-    assert found is None or 70e6 < found < 120e6
+    peak_bytes = cpu.peak_bytes(lambda: torch.ones(20_000_000).sum())
+    assert peak_bytes is None or 70e6 < peak_bytes < 120e6
 
 
 def test_facts_name_the_processor_for_people_and_for_files(cpu):
@@ -285,43 +322,96 @@ def test_facts_name_the_processor_for_people_and_for_files(cpu):
     assert facts["slug"] == facts["slug"].lower() and " " not in facts["slug"] and facts["slug"].endswith("-cores")
 
 
-def test_every_statistic_has_others_to_be_compared_with():
-    assert {STEP, WINDOW, NORM, DOT, DEFERRED, UPDATE, SKETCH} <= set(methods.WAYS)
-    for statistic, ways in methods.WAYS.items():
-        names = [way.name for way in ways]
-        assert names[0] == OURS and len(set(names)) == len(names), statistic
+@pytest.fixture
+def card(monkeypatch):
+    """A card whose device counts: a read of the cover takes 1 ms there."""
+    now = {"device": 0.0, "passes": []}
+
+    class Event:
+        def record(self):
+            self.at = now["device"]
+
+        def elapsed_time(self, end):
+            return (end.at - self.at) * 1e3
+
+        def synchronize(self):
+            pass
+
+    def read_cover(passes):
+        now["passes"].append(passes)
+        now["device"] += passes * 1e-3
+
+    card = Card.__new__(Card)
+    card._pass_s = 1e-3
+    monkeypatch.setattr(device, "_event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(card, "_read_cover", read_cover)
+    monkeypatch.setattr(card, "synchronize", lambda: None)
+    return card, now
 
 
-def test_results_are_kept_where_the_repository_keeps_them(checkout):
-    assert document.RESULTS == checkout / "bench" / "results" and (document.RESULTS / "codegen.md").exists()
+def test_a_call_on_a_card_is_timed_alone_behind_reads_that_outlast_the_host(card):
+    card, now = card
+
+    def work():
+        now["device"] += 5e-3
+        time.sleep(4e-3)
+
+    device_s, host_s = card.clock(work).sample()
+    assert device_s == pytest.approx(5e-3) and 4e-3 <= host_s < 0.1
+    assert len(now["passes"]) == 1 and now["passes"][0] * 1e-3 >= 1.5 * 4e-3
 
 
-def test_at_full_size_a_way_that_fails_or_is_wrong_leaves_its_reason_and_ours_its_result(monkeypatch, bench):
-    monkeypatch.setattr(bench.device, "timed", True)
-
-    def fails(problem):
-        raise RuntimeError("no\ncompiler")
-
-    def wrong(problem):
-        raise AssertionError("norm: off by 0.08")
-
-    few = Case(NORM, 1000, 4)
-    monkeypatch.setattr(Case, "few", lambda self: self)
-    found = run_with(monkeypatch, bench, [Way(OURS, constant()), Way("a", fails), Way("b", wrong)], few, rounds=1)
-    assert found["peers"] == {
-        "a": {"skipped": "failed, RuntimeError: no compiler"},
-        "b": {"skipped": "wrong, and so not timed: norm: off by 0.08"},
-    }
+def test_waiting_is_forbidden_only_inside(card, monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with pytest.raises(RuntimeError, match="a wait"), card[0].forbid_waiting():
+        assert modes == ["error"]
+        raise RuntimeError("a wait")
+    assert modes == ["error", "default"]
 
 
-def test_at_few_elements_a_way_that_is_wrong_is_a_bug_here(monkeypatch, bench):
-    def wrong(problem):
-        raise AssertionError("off")
+@pytest.mark.parametrize(
+    ("name", "speed"),
+    [
+        ("NVIDIA H100 80GB HBM3", 3350),
+        ("NVIDIA H200", 4800),
+        ("AMD Instinct MI300X", 5300),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA A100-SXM4-40GB", None),
+    ],
+)
+def test_the_data_sheet_is_that_of_the_very_card(name, speed):
+    assert device.datasheet_gb_per_s(name) == speed
 
-    with pytest.raises(AssertionError, match="off"):
-        run_with(monkeypatch, bench, [Way(OURS, constant()), Way("b", wrong)])
+
+# ---------------------------------------------------------------- the truth
 
 
-def test_ways_that_are_left_out_are_named(monkeypatch, bench):
-    found = run_with(monkeypatch, bench, [Way(OURS, constant()), Way("slow", constant())], others=[])
-    assert found["peers"]["slow"]["skipped"].startswith("left out here")
+def test_numbers_are_drawn_again_and_differ_from_seed_to_seed():
+    g = Gradients.empty(numels(3, 1000), "float32", torch.device("cpu")).draw(0)
+    first = g.flat.clone()
+    assert not torch.equal(g.draw(1).flat, first) and torch.equal(g.draw(0).flat, first)
+
+
+def test_sums_a_few_elements_at_a_time_are_those_of_the_reference():
+    a, b = torch.randn(1000).bfloat16(), torch.randn(1000)
+    assert truth.summed(torch.mul, [a], [b], chunk=64) == pytest.approx(reference.dot([a], [b]), rel=1e-13)
+    assert truth.square(b) == pytest.approx(reference.dot([b], [b]), rel=1e-13)
+    assert truth.difference_sq([a], [b]) == pytest.approx(reference.difference_sq([a], [b]), rel=1e-13)
+
+
+@pytest.mark.parametrize("sizes", [(5000,), (1300, 1, 999, 128), (60, 40)])
+def test_sketches_a_few_elements_at_a_time_are_those_of_the_reference(sizes):
+    tensors = [torch.randn(n) for n in sizes]
+    expected = reference.count_sketch(tensors, 128, 77)
+    torch.testing.assert_close(truth.count_sketch(tensors, 128, 77, chunk=300), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_off_by_too_much_or_is_no_number_raises():
+    assert truth.assert_near(1.001, 1.0, 0.01, "x") == pytest.approx(0.001)
+    with pytest.raises(AssertionError, match=r"^x: off by 0\.1 relatively, allowed 0\.01: 1\.1 for 1\.0$"):
+        truth.assert_near(1.1, 1.0, 0.01, "x")
+    with pytest.raises(AssertionError, match=r"^x: off by inf"):
+        truth.assert_near(float("nan"), 1.0, 0.01, "x")

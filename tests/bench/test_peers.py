@@ -27,9 +27,9 @@ def norm(tensors):
 def test_norm_by_a_pointer_table_is_that_of_float64(device, dtypes):
     tensors = [torch.randn(n, device=device).to(dtypes[i % len(dtypes)]) for i, n in enumerate(SIZES)]
     call = POINTER_TABLE.make(tensors)
-    found = call()
-    assert found.shape == () and found.dtype is torch.float64
-    assert float(found) == pytest.approx(norm(tensors), rel=1e-13)
+    result = call()
+    assert result.shape == () and result.dtype is torch.float64
+    assert float(result) == pytest.approx(norm(tensors), rel=1e-13)
     tensors[-1].mul_(3.0)  # it reads the memory, at every call
     assert float(call()) == pytest.approx(norm(tensors), rel=1e-13)
 
@@ -42,7 +42,7 @@ def test_norm_by_a_pointer_table_reads_no_element_outside(device):
     assert float(POINTER_TABLE.make(tensors)()) == pytest.approx(norm(tensors), rel=1e-13)
 
 
-def test_norm_by_a_pointer_table_refuses_what_does_not_lie_in_one_piece(device):
+def test_norm_by_a_pointer_table_refuses_what_does_not_lie_in_one_vector(device):
     with pytest.raises(Missing, match="contiguous"):
         POINTER_TABLE.make([torch.ones(4, 4, device=device).T[:, :2]])
     with pytest.raises(Missing, match="at least one element"):
@@ -79,8 +79,8 @@ def test_norms_of_apex_and_transformer_engine_are_called_as_they_expect(monkeypa
     for dtypes in ((torch.float32,), (torch.float32, torch.bfloat16)):
         tensors = [torch.randn(n).to(dtypes[i % len(dtypes)]) for i, n in enumerate(SIZES)]
         for peer in card_norms.PEERS[:2]:
-            found = peer.make(tensors)()
-            assert found.shape == () and float(found) == pytest.approx(norm(tensors), rel=1e-6), peer.name
+            result = peer.make(tensors)()
+            assert result.shape == () and float(result) == pytest.approx(norm(tensors), rel=1e-6), peer.name
 
 
 class Absent:
@@ -118,16 +118,12 @@ def test_peer_whose_package_is_absent_says_which(monkeypatch, tmp_path, make, mo
 def test_package_that_is_there_and_broken_is_not_called_absent(monkeypatch, tmp_path):
     (tmp_path / "halfinstalled.py").write_text("import a_module_that_no_one_has\n")
     (tmp_path / "unloadable.py").write_text("raise OSError('libcublas.so: cannot open')\n")
+    (tmp_path / "warns.py").write_text("import warnings\nwarnings.warn('old', stacklevel=1)\nx = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name, why in (("halfinstalled", "a_module_that_no_one_has"), ("unloadable", "libcublas")):
         with pytest.raises(Missing, match=f"^the package {name} is installed and fails to import: .*{why}"):
             load(name, name, "")
-
-
-def test_warnings_of_an_import_are_not_ours(monkeypatch, tmp_path):
-    (tmp_path / "warns.py").write_text("import warnings\nwarnings.warn('old', stacklevel=1)\nx = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert load("warns", "warns", "").x == 1
+    assert load("warns", "warns", "").x == 1, "warnings of an import are not ours"
 
 
 def test_card_is_missed(monkeypatch):
@@ -155,10 +151,10 @@ def test_projections_are_unbiased_with_the_variance_of_theory(device, peer):
     m, n_seeds = 128, 100
     x = [torch.randn(700, device=device) + 0.5]
     exact = float(x[0].double().square().sum())
-    found = torch.stack([peer.make(x, m, seed)().double().square().sum() for seed in range(n_seeds)]).cpu() / exact
+    values = torch.stack([peer.make(x, m, seed)().double().square().sum() for seed in range(n_seeds)]).cpu() / exact
     expected = math.sqrt(2 * (1 - float(x[0].double().pow(4).sum()) / exact**2) / m)
-    assert abs(float(found.mean()) - 1) < 4 * expected / math.sqrt(n_seeds)
-    assert float(found.std()) == pytest.approx(expected, rel=0.3)  # four standard errors of a deviation of 100
+    assert abs(float(values.mean()) - 1) < 4 * expected / math.sqrt(n_seeds)
+    assert float(values.std()) == pytest.approx(expected, rel=0.3)  # four standard errors of a deviation of 100
 
 
 @pytest.mark.parametrize("broken", [lambda image: 1.3 * image, lambda image: image.abs(), lambda image: image[:-1]])
@@ -202,19 +198,15 @@ def rows(path):
         return [[float(value) for value in row] for row in csv.reader(file)]
 
 
-def test_monitor_of_the_global_norm_writes_it(watched, tmp_path):
-    gradients, losses = watched(monitors.GlobalNorm)
-    expected = [[loss, np.linalg.norm(flat(g))] for loss, g in zip(losses, gradients, strict=True)]
-    np.testing.assert_allclose(rows(tmp_path / "norm.csv"), expected, rtol=1e-6)
-
-
-def test_monitor_of_each_norm_writes_them_and_the_norm_of_all(watched, tmp_path):
-    gradients, losses = watched(monitors.ParameterNorms)
+@pytest.mark.parametrize("kind", [monitors.GlobalNorm, monitors.ParameterNorms], ids=lambda kind: kind.__name__)
+def test_monitors_of_norms_write_them(watched, tmp_path, kind):
+    gradients, losses = watched(kind)
+    each = kind is monitors.ParameterNorms
     expected = [
-        [loss, *(np.linalg.norm(flat([each])) for each in g), np.linalg.norm(flat(g))]
+        [loss, *(np.linalg.norm(flat([one])) for one in g if each), np.linalg.norm(flat(g))]
         for loss, g in zip(losses, gradients, strict=True)
     ]
-    np.testing.assert_allclose(rows(tmp_path / "norms.csv"), expected, rtol=1e-6)
+    np.testing.assert_allclose(rows(tmp_path / "norm.csv"), expected, rtol=1e-6)
 
 
 def lag_dots(gradients, step):
@@ -223,9 +215,9 @@ def lag_dots(gradients, step):
 
 def test_lean_window_writes_the_dots_with_the_gradients_before(watched, tmp_path):
     gradients, losses = watched(monitors.LeanWindow)
-    found = np.load(tmp_path / "dots.npy")
-    assert found.shape == (len(gradients), WINDOW + 2)
-    for step, row in enumerate(found):
+    values = np.load(tmp_path / "dots.npy")
+    assert values.shape == (len(gradients), WINDOW + 2)
+    for step, row in enumerate(values):
         dots = lag_dots(gradients, step)
         np.testing.assert_allclose(row[: len(dots)], dots, rtol=1e-5, atol=1e-4)
         assert not row[len(dots) : WINDOW].any()
@@ -267,7 +259,7 @@ def test_hooks_of_wandb_watch_measure_and_go(tmp_path):
 
 @pytest.mark.parametrize("make", [models.cnn, models.gpt_blocks, models.one_billion], ids=lambda make: make.__name__)
 def test_models_of_the_training_bench_come_from_their_seed_alone(make):
-    found = []
+    values = []
     for noise, seed in ((1, 0), (2, 0), (3, 1)):
         torch.manual_seed(noise)
         before = torch.get_rng_state()
@@ -276,8 +268,8 @@ def test_models_of_the_training_bench_come_from_their_seed_alone(make):
         loss = training.loss()
         loss.backward()
         training.optimizer.step()
-        found.append([loss.detach(), *(p.detach() for p in training.model.parameters())])
-    first, again, other = found
+        values.append([loss.detach(), *(p.detach() for p in training.model.parameters())])
+    first, again, other = values
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert first[0] != other[0] and not torch.equal(first[1], other[1])
 

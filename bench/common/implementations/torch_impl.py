@@ -1,6 +1,6 @@
 """The same in torch alone: what one would write without us, and what torch has for it.
 
-Where a way concatenates the gradients, it is given memory to do so; ring rows it is given are those of `Problem.rows`.
+Memory for concatenated gradients is given beforehand; rows of past gradients are those of `Problem.rows`.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from bench.common import truth
+from bench.common.implementations.base import Work
 from bench.common.problem import Problem
-from bench.common.ways import Work
 from bench.peers.available import Missing
 
 ROUNDING = 0.02
@@ -53,8 +53,8 @@ def cat_norm(problem: Problem) -> Work:
 
 
 def compiled_norm(problem: Problem) -> Work:
-    """The obvious expression, compiled, of elements that lie in one piece."""
-    obvious, flat = problem.device.compile(_obvious_norm), _one_piece(problem)
+    """The obvious expression, compiled, of elements in one vector."""
+    obvious, flat = problem.device.compile(_obvious_norm), _one_vector(problem)
     return check_norm(problem, lambda: obvious(flat))
 
 
@@ -63,7 +63,7 @@ def _obvious_norm(flat: Tensor) -> Tensor:
 
 
 def check_norm(problem: Problem, call: Callable[[], Any]) -> Work:
-    """A way of taking the norm, once it has been seen to be right."""
+    """An implementation of the norm, once its result is right."""
     if problem.again:
         return Work(call, 0.0)
     return Work(call, truth.assert_near(float(call()), problem.drawn_sq**0.5, ROUNDING, "norm"))
@@ -99,8 +99,8 @@ def foreach_dot(problem: Problem) -> Work:
 
 
 def compiled_dot(problem: Problem) -> Work:
-    """The obvious expression, compiled, of elements that lie in one piece."""
-    obvious, a = problem.device.compile(_obvious_dot), _one_piece(problem)
+    """The obvious expression, compiled, of elements in one vector."""
+    obvious, a = problem.device.compile(_obvious_dot), _one_vector(problem)
     b = torch.cat(problem.second.tensors)
     return check_dot(problem, lambda: obvious(a, b))
 
@@ -110,7 +110,7 @@ def _obvious_dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def check_dot(problem: Problem, call: Callable[[], Any]) -> Work:
-    """A way of taking the dot, once it has been seen to be right."""
+    """An implementation of the dot product, once its result is right."""
     if problem.again:
         return Work(call, 0.0)
     exact, scale = problem.drawn_dot
@@ -125,11 +125,11 @@ class TorchRing:
 
     def __init__(self, problem: Problem) -> None:
         self.problem, self.g = problem, problem.g.tensors
-        self.rows = problem.rows[: problem.case.window]
+        self.rows = problem.rows(problem.case.window)[: problem.case.window]
         self._slot = -1
 
     def slot(self) -> int:
-        """Where the gradient goes next."""
+        """The row that the gradient goes to next."""
         self._slot = (self._slot + 1) % len(self.rows)
         return self._slot
 
@@ -137,13 +137,13 @@ class TorchRing:
         """Check one call, which returns the dots with all rows, and the norm."""
         if self.problem.again:
             return Work(call, 0.0)
-        last, flat = len(self.rows) - 1, _one_piece(self.problem)
+        last, flat = len(self.rows) - 1, _one_vector(self.problem)
         exact, exact_sq = truth.dot([flat], [self.rows[last]]), truth.square(flat)
         scale = (exact_sq * truth.square(self.rows[last])) ** 0.5
-        found, norm = call()
+        dots, norm = call()
         errors = [truth.assert_near(float(norm) ** 2, exact_sq, 3 * ROUNDING, "norm squared")]
         if last > 0:  # the row that a single slot held is gone
-            errors.append(truth.assert_near(float(found[last]), exact, ROUNDING, "dot", scale))
+            errors.append(truth.assert_near(float(dots[last]), exact, ROUNDING, "dot", scale))
         assert torch.equal(self.rows[0], flat), "the gradient was not stored"
         return Work(call, max(errors))
 
@@ -166,36 +166,36 @@ def cat_dots(problem: Problem) -> Work:
 
     def call() -> tuple[list[Tensor], Tensor]:
         flat = torch.cat(ring.g)
-        found = [torch.dot(flat, row) for row in ring.rows]
+        dots = [torch.dot(flat, row) for row in ring.rows]
         ring.rows[ring.slot()].copy_(flat)
-        return found, torch.linalg.vector_norm(flat)
+        return dots, torch.linalg.vector_norm(flat)
 
     return ring.work(call)
 
 
 def stack_mv(problem: Problem) -> Work:
-    """Past gradients kept in a list: stacked, multiplied with the concatenated one, the oldest replaced."""
+    """Past gradients in a list: stacked, multiplied with the concatenated one, the oldest replaced."""
     ring = TorchRing(problem)
     past = list(ring.rows)
 
     def call() -> tuple[Tensor, Tensor]:
         flat = torch.cat(ring.g)
-        found = torch.stack(past) @ flat
+        dots = torch.stack(past) @ flat
         past[ring.slot()].copy_(flat)
-        return found, torch.linalg.vector_norm(flat)
+        return dots, torch.linalg.vector_norm(flat)
 
     return ring.work(call)
 
 
 def compiled_window(problem: Problem) -> Work:
-    """The obvious expression, compiled, of a gradient in one piece; the copy into the ring stands behind it."""
-    ring, flat = TorchRing(problem), _one_piece(problem)
+    """The obvious expression, compiled, of a gradient in one vector; the copy into the ring stands behind it."""
+    ring, flat = TorchRing(problem), _one_vector(problem)
     obvious = problem.device.compile(_obvious_window)
 
     def call() -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = obvious(ring.rows, flat)
+        dots_and_norm: tuple[Tensor, Tensor] = obvious(ring.rows, flat)
         ring.rows[ring.slot()].copy_(flat)
-        return found
+        return dots_and_norm
 
     return ring.work(call)
 
@@ -207,7 +207,7 @@ def _obvious_window(rows: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
 def deferred_mm(problem: Problem) -> Work:
     """B gradients concatenated into a ring of W + B rows, a norm each; then all rows times the new ones at once."""
     case, g = problem.case, problem.g.tensors
-    ring, flat = problem.rows, _one_piece(problem)
+    ring, flat = problem.rows(case.window + case.block), _one_vector(problem)
     new = ring[: case.block]
 
     def steps() -> tuple[Tensor, list[Tensor]]:
@@ -219,11 +219,10 @@ def deferred_mm(problem: Problem) -> Work:
 
     exact = truth.dot([flat], [ring[-1]])
     scale = (truth.square(flat) * truth.square(ring[-1])) ** 0.5
-    found, norms = steps()
+    dots, norms = steps()
     truth.assert_near(float(norms[-1]) ** 2, truth.square(flat), 3 * ROUNDING, "norm squared")
-    return Work(
-        steps, truth.assert_near(float(found[-1, 0]), exact, ROUNDING, "dot", scale), steps=case.block
-    )  # fmt: skip
+    error = truth.assert_near(float(dots[-1, 0]), exact, ROUNDING, "dot", scale)
+    return Work(steps, error, steps=case.block)
 
 
 # ---------------------------------------------------------------- updates
@@ -237,7 +236,7 @@ def _moments(new: Tensor, old: Tensor, before: Tensor, after: Tensor) -> tuple[T
 
 
 def update(problem: Problem) -> Work:
-    """The moments of an update as one would write them, of vectors that lie in one piece."""
+    """The moments of an update as one would write them, of contiguous vectors."""
     return _update(problem, _moments)
 
 
@@ -249,19 +248,19 @@ def compiled_update(problem: Problem) -> Work:
 def _update(problem: Problem, moments: Callable[..., Any]) -> Work:
     if len(problem.g.flats) > 1:
         raise Missing("it takes vectors of one dtype")
-    parts = problem.update
-    new, before, after = parts.new.flat, parts.before.flat, parts.after.flat
-    old = parts.old.draw(1).flat
+    vectors = problem.update
+    new, before, after = vectors.new.flat, vectors.before.flat, vectors.after.flat
+    old = vectors.old.draw(1).flat
     if problem.again:
         return Work(lambda: moments(new, old, before, after), 0.0)
     exact = truth.summed(lambda a, b, c: (a - b) * c, [new], [old], [before])
     scale = (truth.difference_sq([new], [old]) * truth.square(before)) ** 0.5
-    found = moments(new, old, before, after)
-    error = truth.assert_near(float(found[2]), exact, ROUNDING, "grad_dot_update", scale)
+    grad_dot_update = moments(new, old, before, after)[2]
+    error = truth.assert_near(float(grad_dot_update), exact, ROUNDING, "grad_dot_update", scale)
     assert torch.equal(new, old), "the snapshot was not renewed"
     return Work(lambda: moments(new, old, before, after), error)
 
 
-def _one_piece(problem: Problem) -> Tensor:
+def _one_vector(problem: Problem) -> Tensor:
     """The gradient as one vector; of mixed dtypes as torch concatenates them, in float32."""
     return problem.g.flat if len(problem.g.flats) == 1 else torch.cat(problem.g.tensors)

@@ -1,4 +1,4 @@
-"""Plain ways through memory, the fastest of which is the measured peak."""
+"""The measured peak: the fastest of several plain reads of memory."""
 
 from collections.abc import Callable
 
@@ -15,8 +15,8 @@ _LEAST_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
 _CHUNK = 1 << 18
 
 
-class Reads:
-    """Reads of a matrix of float32 rows, twice as large as the last cache, so that nothing of it is found there.
+class Peak:
+    """Reads of a matrix of float32 rows, twice as large as the last cache, so that nothing of it is cached.
 
     A roof taken from one kind of read is too low: a matrix-vector product may pass a sum by half.
 
@@ -57,8 +57,8 @@ class Reads:
             return torch.from_numpy(np.zeros((ROWS, n), np.float32)).fill_(1.0)
         return torch.ones(ROWS, n, device=device.device)
 
-    def keep_fastest(self, device: Device, count: int = 2, rounds: int = 5) -> None:
-        """Time all of them, and forget all but the fastest: every case times these beside itself."""
+    def select_fastest(self, device: Device, count: int = 2, rounds: int = 5) -> None:
+        """Time all of them and drop all but the fastest: every case times these beside itself."""
         clocks = {name: device.clock(work) for name, work in self.work.items()}
         best = dict.fromkeys(clocks, 0.0)
         for _ in range(rounds):
@@ -68,12 +68,13 @@ class Reads:
         fastest = sorted(best, key=best.__getitem__, reverse=True)[:count]
         self.work = {name: self.work[name] for name in fastest}
 
-    def peak(self, timed: Rounds) -> dict[str, float | str]:
+    def measured(self, timed: Rounds) -> dict[str, float | str]:
         """The fastest in these rounds."""
         speeds = {name: self.moved[name] / timed.median(name) / 1e9 for name in self.work}
         fastest = max(speeds, key=speeds.__getitem__)
         return {"peak_gb_per_s": speeds[fastest], "peak_way": fastest}
 
-    def fraction(self, timed: Rounds, way: str, bytes_moved: int) -> float:
-        """Bytes a second of a way, over those of the fastest read: round by round, as all ratios are."""
-        return min(timed.ratio(name, over=way).value * bytes_moved / self.moved[name] for name in self.work)
+    def fraction(self, timed: Rounds, name: str, bytes_moved: int) -> float:
+        """Bytes a second of ``name`` over those of the fastest read: round by round, as all ratios are."""
+        ratios = {read: timed.ratio(read, over=name).value for read in self.work}
+        return min(ratio * bytes_moved / self.moved[read] for read, ratio in ratios.items())

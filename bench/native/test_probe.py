@@ -1,4 +1,4 @@
-"""What only a card can show of a measured training loop: it never waits, graphs replay it, its bits are the same."""
+"""A measured loop on a card: it never waits, graphs replay it, its bits repeat; on a processor its numbers alone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 import fastgeom
-from bench.common.device import Device
+from bench.common.device import Card, Cpu
 from bench.common.gradients import Gradients
 from bench.common.shapes import numels
 
-HISTORIES = {
+History = fastgeom.Exact | fastgeom.Sketch
+HISTORIES: dict[str, History] = {
     "exact": fastgeom.Exact(),
     "bfloat16": fastgeom.Exact(dtype=torch.bfloat16),
     "deferred": fastgeom.Exact(defer=3),
@@ -25,16 +26,16 @@ CLOCKS = ("wall_time", "measure_time_ms")
 class Training:
     """A small network, its optimizer and its probe; every run of it sees the same data."""
 
-    def __init__(self, card: Device, history: fastgeom.Exact | fastgeom.Sketch, path: Path, **options: bool) -> None:
+    def __init__(self, device: Card | Cpu, history: History, path: Path, **options: bool) -> None:
         torch.manual_seed(0)
-        width, steps = (8, 4) if card.dry else (200, 24)
-        self.model = torch.nn.Sequential(
-            torch.nn.Linear(width, width), torch.nn.Tanh(), torch.nn.Linear(width, 5, bias=False)
-        ).to(card.device)
+        width, steps = (200, 24) if device.kind == "cuda" else (8, 4)
+        layers = torch.nn.Linear(width, width), torch.nn.Tanh(), torch.nn.Linear(width, 5, bias=False)
+        self.model = torch.nn.Sequential(*layers).to(device.device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
-        self.data = [torch.randn(32, width).to(card.device) for _ in range(steps)]
+        self.data = [torch.randn(32, width).to(device.device) for _ in range(steps)]
         self.x = self.data[0].clone()
-        self.probe = fastgeom.Probe(self.model, window=2, history=history, trace=path, backend="triton", **options)
+        options |= {"backend": device.backend}
+        self.probe = fastgeom.Probe(self.model, window=2, history=history, trace=path, **options)
 
     def step(self, *, to_none: bool = False, max_norm: float | None = None) -> Tensor:
         """One step on what lies in ``x``; the norm of its gradient by torch."""
@@ -48,9 +49,9 @@ class Training:
 
 
 @pytest.mark.parametrize("history", HISTORIES)
-def test_a_training_loop_never_waits(card: Device, tmp_path: Path, history: str) -> None:
-    training = Training(card, HISTORIES[history], tmp_path / "run.h5", track_updates=True)
-    with card.forbid_waiting():
+def test_a_training_loop_never_waits(device: Card | Cpu, tmp_path: Path, history: str) -> None:
+    training = Training(device, HISTORIES[history], tmp_path / "run.h5", track_updates=True)
+    with device.forbid_waiting():
         norms = []
         for x in training.data:
             training.x.copy_(x)
@@ -62,12 +63,12 @@ def test_a_training_loop_never_waits(card: Device, tmp_path: Path, history: str)
     assert np.isfinite(trace.lag_cosine[2:]).all() and np.isfinite(trace.update_sq[:-1]).all()
 
 
-@pytest.mark.parametrize("to_none", [False, True], ids=["kept", "new"])
+@pytest.mark.parametrize("to_none", [False, True], ids=["same", "new"])
 @pytest.mark.parametrize("drained", [True, False], ids=["drained", "at-once"])
 @pytest.mark.parametrize("track_updates", [True, False], ids=["updates", "no-updates"])
 @pytest.mark.parametrize("history", ["exact", "sketch"])
 def test_a_graph_replays_what_eager_steps_measure(  # noqa: PLR0917 - pytest passes parameters by name
-    card: Device, tmp_path: Path, history: str, track_updates: bool, drained: bool, to_none: bool
+    device: Card | Cpu, tmp_path: Path, history: str, track_updates: bool, drained: bool, to_none: bool
 ) -> None:
     """Forward, backward, ``probe.step`` and the optimizer in one graph, fed with new data by a copy.
 
@@ -76,7 +77,7 @@ def test_a_graph_replays_what_eager_steps_measure(  # noqa: PLR0917 - pytest pas
     warm_up, traces = 2, []
     for captured in (False, True):
         path = tmp_path / f"{captured}.h5"
-        training = Training(card, HISTORIES[history], path, track_updates=track_updates)
+        training = Training(device, HISTORIES[history], path, track_updates=track_updates)
         calls = iter(range(warm_up))
 
         def step(training: Training = training, calls: object = calls) -> None:
@@ -86,7 +87,7 @@ def test_a_graph_replays_what_eager_steps_measure(  # noqa: PLR0917 - pytest pas
 
         replay: Callable[[], object] = step
         if captured:
-            replay = card.capture(step, warm_up)
+            replay = device.capture(step, warm_up)
         else:
             for _ in range(warm_up):
                 step()
@@ -100,25 +101,26 @@ def test_a_graph_replays_what_eager_steps_measure(  # noqa: PLR0917 - pytest pas
     assert replayed.step.tolist() == eager.step.tolist() == list(range(len(training.data)))
     assert replayed.attributes["rows_dropped"] == 0
     for name in sorted(set(eager.names) - set(CLOCKS)):
-        expected, found = (np.asarray(trace[name], float) for trace in (eager, replayed))
+        expected, actual = (np.asarray(trace[name], float) for trace in (eager, replayed))
         largest = np.nanmax(np.abs(expected), initial=0.0)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * largest, err_msg=name)
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5 * largest, err_msg=name)
 
 
 @pytest.mark.parametrize("history", HISTORIES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["16-bit", "32-bit"])
-def test_a_second_run_has_the_same_bits(card: Device, history: str, dtype: torch.dtype) -> None:
+def test_a_second_run_has_the_same_bits(device: Card | Cpu, history: str, dtype: torch.dtype) -> None:
     """Of tensors large enough that programs run in another order every time."""
-    sizes = numels(3, 900 if card.dry else 30_000_000)
-    g = Gradients.empty(sizes, str(dtype).removeprefix("torch."), card.device)
+    sizes = numels(3, 30_000_000 if device.kind == "cuda" else 900)
+    g = Gradients.empty(sizes, str(dtype).removeprefix("torch."), device.device)
     runs = []
     for _ in range(2):
-        probe = fastgeom.Probe(g.named(), window=2, history=HISTORIES[history], backend="triton", gradient=lambda p: p)
-        found = []
+        options = {"history": HISTORIES[history], "backend": device.backend, "gradient": lambda p: p}
+        probe = fastgeom.Probe(g.named(), window=2, **options)
+        steps = []
         for seed in range(4):
             g.draw(seed)
-            found.append(probe.step())
-        runs.append([vars(s) for s in found] + [vars(s) for s in probe._history_window.finish()])
+            steps.append(probe.step())
+        runs.append([vars(s) for s in steps] + [vars(s) for s in probe._history_window.finish()])
     for first, second in zip(*runs, strict=True):
         assert first.keys() == second.keys()
         for name, value in first.items():

@@ -1,4 +1,4 @@
-"""Ours: each builder makes a problem ready, asserts that what it computes is right, and returns what is to be timed."""
+"""Ours: each builder prepares a problem, asserts that its result is right, and returns what is timed."""
 
 import tempfile
 from pathlib import Path
@@ -9,8 +9,8 @@ from torch import Tensor
 import fastgeom
 from bench.common import truth
 from bench.common.gradients import Gradients
+from bench.common.implementations.base import Work
 from bench.common.problem import Problem
-from bench.common.ways import Work
 from bench.peers.available import Missing
 from fastgeom.engines.cpu.deferred_window import CpuDeferredWindow
 from fastgeom.engines.cpu.window import CpuWindow
@@ -35,7 +35,7 @@ def norm(problem: Problem) -> Work:
     tensors = problem.g.tensors
     if problem.again:
         return Work(lambda: fastgeom.norm(tensors), 0.0)
-    error = truth.assert_near(float(fastgeom.norm(tensors)) ** 2, problem.drawn_sq, _rounding(problem), "norm squared")
+    error = _near(problem, float(fastgeom.norm(tensors)) ** 2, problem.drawn_sq, "norm squared")
     return Work(lambda: fastgeom.norm(tensors), error)
 
 
@@ -43,8 +43,8 @@ def clip(problem: Problem) -> Work:
     """``fastgeom.clip_grad_norm_``, to a norm that is larger: every element is read, and written as it is."""
     parameters = problem.parameters
     exact = problem.drawn_sq
-    found = fastgeom.clip_grad_norm_(parameters, 2 * exact**0.5)
-    error = truth.assert_near(float(found) ** 2, exact, _rounding(problem), "norm squared")
+    norm = fastgeom.clip_grad_norm_(parameters, 2 * exact**0.5)
+    error = _near(problem, float(norm) ** 2, exact, "norm squared")
     after = truth.square(*problem.g.tensors)
     assert after == exact, f"a gradient within the norm was changed: its square is {after!r}, was {exact!r}"
     return Work(lambda: fastgeom.clip_grad_norm_(parameters, 2 * exact**0.5), error)
@@ -56,12 +56,14 @@ def dot(problem: Problem) -> Work:
     if problem.again:
         return Work(lambda: fastgeom.dot(a, b), 0.0)
     exact, scale = problem.drawn_dot
-    error = truth.assert_near(float(fastgeom.dot(a, b)), exact, _rounding(problem), "dot", scale)
+    error = _near(problem, fastgeom.dot(a, b), exact, "dot", scale)
     return Work(lambda: fastgeom.dot(a, b), error)
 
 
-def _rounding(problem: Problem) -> float:
-    return CPU_ROUNDING if problem.device.backend is None else ROUNDING
+def _near(problem: Problem, value: Tensor | float, exact: float, what: str, scale: float | None = None) -> float:
+    """Raise where a sum is off by more than rounding allows; return by how much it is."""
+    rounding = CPU_ROUNDING if problem.device.backend is None else ROUNDING
+    return truth.assert_near(float(value), exact, rounding, what, scale)
 
 
 class _Steps:
@@ -83,18 +85,18 @@ class _Steps:
 
 
 def _lags(window: int) -> list[int]:
-    """Those that are looked at."""
+    """The lags that are checked: the first, the middle, the last."""
     return sorted({1, (window + 1) // 2, window})
 
 
-def _looked_at(step: int, window: int) -> set[int]:
-    """The steps whose gradients the lags of one step are checked with."""
+def _needed_steps(step: int, window: int) -> set[int]:
+    """The steps whose gradients take part in those lags."""
     return {step, *(step - lag for lag in _lags(window))}
 
 
 def _prepare(g: Gradients, step: int, last: int, window: int) -> None:
-    """The gradient of a step: drawn where a lag that is looked at will want it, else the one before, negated."""
-    if step in _looked_at(last, window):
+    """The gradient of a step: drawn where a lag that is checked needs it, else the one before, negated."""
+    if step in _needed_steps(last, window):
         g.draw(step)
     else:
         g.scale(-1.0)
@@ -107,25 +109,25 @@ def window(problem: Problem) -> Work:
     for t in range(last + 1):
         if not problem.again:
             _prepare(g, t, last, problem.case.window)
-        found = step()
+        result = step()
     if problem.again:
         _lend(problem, step.window)
         return Work(step, 0.0)
-    errors = [truth.assert_near(float(found.grad_sq[-1]), truth.square(*g.tensors), _rounding(problem), "grad_sq")]
-    assert int(found.nonfinite[-1]) == 0, "nonfinite: expected 0"
-    errors += _check_lags(problem, found, problem.another(), last)
+    errors = [_near(problem, result.grad_sq[-1], truth.square(*g.tensors), "grad_sq")]
+    assert int(result.nonfinite[-1]) == 0, "nonfinite: expected 0"
+    errors += _check_lags(problem, result, problem.another(), last)
     _lend(problem, step.window)
     return Work(step, max(errors))
 
 
 def _lend(problem: Problem, window: object) -> None:
-    """On the CPU the ring is a plain matrix: the other ways need none of their own."""
+    """On the CPU the ring is a plain matrix: other implementations need none of their own."""
     if len(problem.g.flats) == 1 and isinstance(window, CpuWindow | CpuDeferredWindow):
         rows = window._ring.row if isinstance(window, CpuWindow) else window._ring
         problem.lend(rows[0].owners[0])
 
 
-def _check_lags(problem: Problem, found: Lags, past: Gradients, step: int) -> list[float]:
+def _check_lags(problem: Problem, result: Lags, past: Gradients, step: int) -> list[float]:
     """Some lags of one step, overall and of the first layer; the past is drawn again, into ``past``."""
     g, errors = problem.g.tensors, []
     scale = truth.square(*g)
@@ -133,12 +135,10 @@ def _check_lags(problem: Problem, found: Lags, past: Gradients, step: int) -> li
         before = past.draw(step - lag).tensors
         for row, n in ((-1, len(g)), (0, 1)):
             exact = truth.dot(g[:n], before[:n])
-            errors.append(
-                truth.assert_near(float(found.lag_dot[row, lag - 1]), exact, _rounding(problem), f"lag {lag}", scale)
-            )
+            errors.append(_near(problem, result.lag_dot[row, lag - 1], exact, f"lag {lag}", scale))
         if lag == 1:
             exact = truth.difference_sq(g, before)
-            errors.append(truth.assert_near(float(found.diff_sq[-1]), exact, _rounding(problem), "diff_sq", scale))
+            errors.append(_near(problem, result.diff_sq[-1], exact, "diff_sq", scale))
     return errors
 
 
@@ -147,23 +147,26 @@ def probe_step(problem: Problem) -> Work:
     case, g = problem.case, problem.g
     folder = tempfile.TemporaryDirectory()
     probe = fastgeom.Probe(
-        g.named(), window=case.window, layers=g.grouping(case.layers), backend=problem.device.backend,
-        history=fastgeom.Exact(), trace=Path(folder.name) / "run.h5" if case.traced else None, gradient=lambda p: p,
-    )  # fmt: skip
+        g.named(),
+        window=case.window,
+        layers=g.grouping(case.layers),
+        backend=problem.device.backend,
+        history=fastgeom.Exact(),
+        trace=Path(folder.name) / "run.h5" if case.traced else None,
+        gradient=lambda p: p,
+    )
     last = case.window + 1
     for t in range(last + 1):
         _prepare(g, t, last, case.window)
-        found = probe.step(loss=1.0)
+        result = probe.step(loss=1.0)
     past, scale = problem.another(), truth.square(*g.tensors)
-    errors = [truth.assert_near(float(found.grad_sq), scale, _rounding(problem), "grad_sq")]
+    errors = [_near(problem, result.grad_sq, scale, "grad_sq")]
     for lag in _lags(case.window):
         exact = truth.dot(g.tensors, past.draw(last - lag).tensors)
-        errors.append(truth.assert_near(float(found.lag_dot[lag - 1]), exact, _rounding(problem), f"lag {lag}", scale))
+        errors.append(_near(problem, result.lag_dot[lag - 1], exact, f"lag {lag}", scale))
         if case.layers in ("module", "parameter"):
             layer = truth.dot(g.tensors[-1:], past.tensors[-1:])
-            truth.assert_near(
-                float(found.layer_lag_dot[-1, lag - 1]), layer, _rounding(problem), f"last layer, lag {lag}", scale
-            )
+            _near(problem, result.layer_lag_dot[-1, lag - 1], layer, f"last layer, lag {lag}", scale)
     _lend(problem, probe._history_window)
 
     def close() -> None:
@@ -179,14 +182,14 @@ def deferred(problem: Problem) -> Work:
     step = _Steps(problem, defer=case.block)
     end = (-(-(case.window + 1) // case.block) + 1) * case.block
     for t in range(end):
-        if t in _looked_at(end - case.block, case.window):
+        if t in _needed_steps(end - case.block, case.window):
             g.draw(t)
         else:
             _prepare(g, t, end - 1, case.window)
-        found = step()
-    assert len(found.late) == case.block, f"expected the lags of {case.block} steps, got {len(found.late)}"
+        result = step()
+    assert len(result.late) == case.block, f"expected the lags of {case.block} steps, got {len(result.late)}"
     past, errors = problem.another(), []
-    for late in (found.late[0], found.late[-1])[-1 if g.n_elements > _QUICKLY_CHECKED else 0 :]:
+    for late in (result.late[0], result.late[-1])[-1 if g.n_elements > _QUICKLY_CHECKED else 0 :]:
         g.draw(late.step)
         errors += _check_lags(problem, late, past, late.step)
     _lend(problem, step.window)
@@ -202,9 +205,9 @@ def step_by_step(problem: Problem) -> Work:
     """Some steps of a window that is not deferred, from a problem of which a deferred one has been made."""
     step, n_steps = _Steps(problem), min(4, problem.case.block)
     for _ in range(problem.case.window + 1):
-        found = step()
+        result = step()
     exact = truth.square(*problem.g.tensors)
-    error = truth.assert_near(float(found.lag_dot[-1, -1]), exact, _rounding(problem), "lag with itself")
+    error = _near(problem, result.lag_dot[-1, -1], exact, "lag with itself")
 
     def steps() -> None:
         for _ in range(n_steps):
@@ -223,7 +226,7 @@ def update(problem: Problem) -> Work:
         x.draw(step + 1)
         g.draw(step + 3)
         measured.prepare(g.located, x.located)
-        found = measured.measure_update(x.located, g.located, step)
+        result = measured.measure_update(x.located, g.located, step)
         measured.measure(g.located, step)
     readers = TensorReader(layout, "parameter"), TensorReader(layout, "gradient")
 
@@ -246,10 +249,7 @@ def update(problem: Problem) -> Work:
         "grad_dot_update": (along(before), scale),
         "next_grad_dot_update": (along(g.tensors), scale),
     }
-    errors = [
-        truth.assert_near(float(getattr(found, name)[-1]), value, _rounding(problem), name, of)
-        for name, (value, of) in exact.items()
-    ]
+    errors = [_near(problem, getattr(result, name)[-1], value, name, of) for name, (value, of) in exact.items()]
     return Work(again, max(errors))
 
 
@@ -264,10 +264,10 @@ def sketch(problem: Problem) -> Work:
     def step() -> SketchMoments:
         return sketcher.sketch(reader.locate(g.tensors), out)
 
-    found = step()
+    result = step()
     if problem.again:
         return Work(step, 0.0)
-    errors = [truth.assert_near(float(found.grad_sq[-1]), problem.drawn_sq, _rounding(problem), "grad_sq")]
+    errors = [_near(problem, result.grad_sq[-1], problem.drawn_sq, "grad_sq")]
     for group, exact in problem.drawn_sketches.items():
         first = int(plan.offsets[group])
         off = float((out[first : first + len(exact)] - exact).abs().max() / exact.abs().max())
@@ -277,7 +277,7 @@ def sketch(problem: Problem) -> Work:
 
 
 def sketch_on_one_thread(problem: Problem) -> Work:
-    """The same, on one of the processor's threads."""
+    """The same, on one thread of the processor."""
     if problem.device.device.type != "cpu" or (threads := torch.get_num_threads()) == 1:
         raise Missing("it is for processors of which torch uses more than one thread")
     work = sketch(problem)
@@ -296,11 +296,15 @@ def sketch_step(problem: Problem) -> Work:
     """A whole ``probe.step`` with a window of sketches."""
     g, case = problem.g, problem.case
     probe = fastgeom.Probe(
-        g.named(), window=case.window, history=fastgeom.Sketch(case.buckets), layers=g.grouping(case.layers),
-        backend=problem.device.backend, gradient=lambda p: p,
-    )  # fmt: skip
+        g.named(),
+        window=case.window,
+        history=fastgeom.Sketch(case.buckets),
+        layers=g.grouping(case.layers),
+        backend=problem.device.backend,
+        gradient=lambda p: p,
+    )
     for _ in range(case.window + 1):
-        found = probe.step()
-    error = truth.assert_near(float(found.grad_sq), truth.square(*g.tensors), _rounding(problem), "grad_sq")
-    truth.assert_near(float(found.lag_cosine[-1]), 1.0, 1e-5, "cosine with itself")
+        result = probe.step()
+    error = _near(problem, result.grad_sq, truth.square(*g.tensors), "grad_sq")
+    truth.assert_near(float(result.lag_cosine[-1]), 1.0, 1e-5, "cosine with itself")
     return Work(probe.step, error, close=probe.close)

@@ -1,12 +1,10 @@
-"""What every way of measuring is: made ready for a problem, seen to be right, then timed."""
+"""An implementation of a statistic: prepared for a problem, checked, then timed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bench.common.case import Case
 from bench.common.problem import Problem
-
-OURS = "fastgeom"
 
 
 @dataclass(frozen=True)
@@ -15,9 +13,9 @@ class Work:
 
     Attributes:
         call: does it.
-        relative_error: the largest that was seen before timing, relative to the product of the norms.
+        relative_error: the largest error before timing, relative to the product of the norms.
         steps: how many steps a call is.
-        close: afterwards.
+        close: called afterwards.
     """
 
     call: Callable[[], object]
@@ -30,15 +28,15 @@ Builder = Callable[[Problem], Work]
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way of measuring a statistic.
+class Implementation:
+    """One implementation of a statistic.
 
     Attributes:
         name: for the table.
-        build: makes it ready for a problem and asserts that it is right; raises `bench.peers.available.Missing` where
-            it cannot run.
+        build: prepares it for a problem and asserts that its result is right; raises `bench.peers.available.Missing`
+            where it cannot run.
         more_gradients: memory that it takes beside the problem's own, in gradients, by the case.
-        counted: whether its launches can be counted: those of compiled code are not seen.
+        counted: whether its launches can be counted: those of compiled code are not visible.
     """
 
     name: str

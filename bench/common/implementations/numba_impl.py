@@ -1,13 +1,13 @@
-"""The same as one would write it with numba: parallel loops, float32 sums, everything in one piece."""
+"""The same as one would write it with numba: parallel loops, float32 sums, everything in one vector."""
 
 import numpy as np
 from numba import njit, prange, set_num_threads
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.common import torch_ways
+from bench.common.implementations import torch_impl
+from bench.common.implementations.base import Work
 from bench.common.problem import Problem
-from bench.common.ways import Work
 from bench.peers.available import Missing
 
 Floats = NDArray[np.float32]
@@ -55,24 +55,24 @@ def _window(rows: Floats, x: Floats, slot: int) -> tuple[Floats, float]:
 def norm(problem: Problem) -> Work:
     """Norm of a vector."""
     x = _array(problem, problem.g.flats)
-    return torch_ways.check_norm(problem, lambda: _sum_sq(x) ** 0.5)
+    return torch_impl.check_norm(problem, lambda: _sum_sq(x) ** 0.5)
 
 
 def dot(problem: Problem) -> Work:
     """Dot of two vectors."""
     x, y = _array(problem, problem.g.flats), _array(problem, problem.second.flats)
-    return torch_ways.check_dot(problem, lambda: _dot(x, y))
+    return torch_impl.check_dot(problem, lambda: _dot(x, y))
 
 
 def window(problem: Problem) -> Work:
     """Dots with all rows, the norm and the store in one pass of tiles that stay in the cache."""
     x = _array(problem, problem.g.flats)
-    ring = torch_ways.TorchRing(problem)
+    ring = torch_impl.TorchRing(problem)
     rows = ring.rows.numpy()
 
     def call() -> tuple[Floats, float]:
-        found, sum_sq = _window(rows, x, ring.slot())
-        return found, sum_sq**0.5
+        dots, sum_sq = _window(rows, x, ring.slot())
+        return dots, sum_sq**0.5
 
     return ring.work(call)
 
@@ -81,6 +81,6 @@ def _array(problem: Problem, flats: tuple[Tensor, ...]) -> Floats:
     if problem.device.device.type != "cpu":
         raise Missing("numba's loops run on the CPU")
     if [str(flat.dtype) for flat in flats] != ["torch.float32"]:
-        raise Missing("numba has no bfloat16, and mixed tensors are not one piece")
+        raise Missing("numba has no bfloat16, and mixed tensors are not one vector")
     set_num_threads(problem.device.threads())
     return flats[0].numpy()

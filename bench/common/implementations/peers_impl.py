@@ -1,18 +1,18 @@
-"""The ways that need a package or a card of their own, as ways of measuring like any other."""
+"""Peers that need a package or a card, as implementations like any other."""
 
+from bench.common.implementations.base import Implementation, Work
+from bench.common.implementations.torch_impl import check_norm
 from bench.common.problem import Problem
-from bench.common.torch_ways import check_norm
-from bench.common.ways import Way, Work
 from bench.peers import card_norms, projectors
 from bench.peers.available import Missing, Peer
 from bench.peers.projectors import Projector
 
 
-def _norm(peer: Peer) -> Way:
-    return Way(peer.name, lambda problem: check_norm(problem, peer.make(problem.g.tensors)))
+def _norm(peer: Peer) -> Implementation:
+    return Implementation(peer.name, lambda problem: check_norm(problem, peer.make(problem.g.tensors)))
 
 
-def _projector(peer: Projector) -> Way:
+def _projector(peer: Projector) -> Implementation:
     def build(problem: Problem) -> Work:
         n, m = problem.g.n_elements, problem.case.buckets
         if n * m > peer.most_products:
@@ -21,7 +21,7 @@ def _projector(peer: Projector) -> Way:
         error = 0.0 if problem.again else projectors.check_projection(peer.make, x, problem.second.tensors, m)
         return Work(peer.make(x, m), error)
 
-    return Way(peer.name, build, lambda case: peer.bytes_per_element / 4)
+    return Implementation(peer.name, build, lambda case: peer.bytes_per_element / 4)
 
 
 NORMS = [_norm(peer) for peer in card_norms.PEERS]

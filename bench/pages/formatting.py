@@ -1,12 +1,12 @@
-"""Numbers and cases in words: the digits that a number deserves, and what a bench measured."""
+"""Numbers, cases and tables as text: the digits that a number deserves, and what a bench measured."""
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 NONE = "–"
-"""Stands where there is no number."""
+"""For what has no number."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -40,8 +40,8 @@ def ratio(facts: Mapping[str, Any], name: str = "ratio") -> str:
     if value is None:
         return NONE
     decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-    said = ["" if x is None else f"{round(x, decimals) + 0.0:,.{decimals}f}" for x in (value, low, high)]
-    return said[0] + (f" [{said[1]}, {said[2]}]" if said[1] and said[2] else "")
+    texts = ["" if x is None else f"{round(x, decimals) + 0.0:,.{decimals}f}" for x in (value, low, high)]
+    return texts[0] + (f" [{texts[1]}, {texts[2]}]" if texts[1] and texts[2] else "")
 
 
 def count(value: float | None) -> str:
@@ -87,3 +87,17 @@ def what(bench: Mapping[str, Any]) -> str:
             return f"growth of {bench['statistic']} over {bench['over']}"
         case kind:
             return str(bench.get("title") or bench.get("what") or kind)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Markdown, without the columns in which no row has anything; numbers to the right."""
+    rows = [[plain(cell) for cell in row] for row in rows]
+    full = [k for k in range(len(columns)) if any(row[k] != NONE for row in rows)]
+    right = [k > 0 and all(row[k].strip("*")[:1] in "0123456789–" for row in rows) for k in full]
+    lines = [[plain(columns[k]) for k in full], ["---:" if numbers else "---" for numbers in right]]
+    return ["| " + " | ".join(line) + " |" for line in [*lines, *([row[k] for k in full] for row in rows)]]
+
+
+def plain(cell: str) -> str:
+    """On one line, and no end of a cell."""
+    return " ".join(cell.replace("|", "\\|").split())

@@ -1,0 +1,1 @@
+"""Implementations of the statistics: fastgeom's, and those in torch, in numba and of other packages."""
