@@ -169,28 +169,15 @@ def _sketch(
         out.numpy().fill(0)  # the padding of exact groups, which no task writes
     tasks, past = sketch_tasks(plan), past or past_sketches(plan)
     sums, nonfinite = np.zeros((len(tasks), 3)), np.zeros((len(tasks), 1), np.int64)
+    numels = np.asarray(plan.numels, np.int64)
     threads.run_chunks(
         sketch,
         np.arange(len(tasks)),
         tasks.elements + tasks.length * len(past.rows),
-        tasks.group,
-        tasks.member,
-        tasks.begin,
-        tasks.length,
-        tasks.target,
-        plan.sizes,
-        plan.blocks,
-        plan.seeds,
-        plan.tensors,
-        np.asarray(plan.numels, np.int64),
-        plan.first_block,
-        plan.end_block,
-        np.stack([table.address for table in tables]),
-        np.stack([table.code for table in tables[:2]]),
-        float(scale),
-        past.rows[:, None],
-        past.previous,
-        past.store,
+        (tasks.group, tasks.member, tasks.begin, tasks.length, tasks.target),
+        (plan.sizes, plan.blocks, plan.seeds, plan.tensors, numels, plan.first_block, plan.end_block),
+        (np.stack([t.address for t in tables]), np.stack([t.code for t in tables[:2]]), float(scale)),
+        (past.rows[:, None], past.previous, past.store),
         0 if out is None else out.data_ptr(),
         sums,
         nonfinite,

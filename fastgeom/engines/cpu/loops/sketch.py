@@ -176,8 +176,10 @@ def _read_update(address, old, code, begin, size, g, x32, sums):
 
 
 @exact
-def _read(tensor, begin, size, addresses, codes, scale, x32, x64, sums, nonfinite):
-    """Elements of the gradient, or of the update where ``addresses`` has rows for parameters and snapshots."""
+def _read(tensor, begin, size, source, buffers, sums, nonfinite):
+    """Elements of the gradient, or of the update where ``source`` has addresses of parameters and snapshots."""
+    addresses, codes, scale = source
+    x32, x64 = buffers
     if addresses.shape[0] == 1:
         return _read_gradient(addresses[0, tensor], codes[0, tensor], begin, size, scale, x32, x64, sums, nonfinite)
     g = _read_wide(addresses[0, tensor], codes[0, tensor], begin, size, scale, x64)
@@ -185,27 +187,10 @@ def _read(tensor, begin, size, addresses, codes, scale, x32, x64, sums, nonfinit
 
 
 @exact
-def _hash_tile(
-    bucket,
-    width,
-    buckets,
-    blocks,
-    seed,
-    first,
-    tensors,
-    numels,
-    first_block,
-    end_block,
-    addresses,
-    codes,
-    scale,
-    x32,
-    x64,
-    out,
-    sums,
-    nonfinite,
-):
+def _hash_tile(bucket, width, group, first, plan, source, buffers, out, sums, nonfinite):
     """The buckets ``out`` of one tile: for every q, the elements of all its blocks, four of them to a word of signs."""
+    all_buckets, all_blocks, seeds, tensors, numels, first_block, end_block = plan
+    buckets, blocks, seed, addresses = all_buckets[group], all_blocks[group], seeds[group], source[0]
     tile, words, tail = np.empty(width, np.float32), np.empty(width >> 3, np.uint32), np.empty(8, np.float32)
     for q in range(8):
         member, empty = first, True
@@ -223,7 +208,7 @@ def _hash_tile(
                 size = min(width, numels[tensors[member]] - begin)
                 if size <= 0 or addresses[-1, tensors[member]] == 0:
                     continue
-                x = _read(tensors[member], begin, size, addresses, codes, scale, x32, x64, sums, nonfinite)
+                x = _read(tensors[member], begin, size, source, buffers, sums, nonfinite)
                 if empty:
                     tile[:] = 0
                     empty = False
@@ -237,11 +222,12 @@ def _hash_tile(
 
 
 @exact
-def _compare(x, target, rows, previous, store, out, sums):
+def _compare(x, target, past, out, sums):
     """Compare complete buckets of a sketch, from ``target`` on, with those of past ones; then write them.
 
-    The row at ``store`` may be one of ``rows``, or the previous one: it has been read.
+    The row to write over may be one of those compared with, or the previous one: it has been read.
     """
+    rows, previous, store = past
     count, offset = rows.shape[0], target * 4
     for first in range(0, count, 4):
         add_row_dots(x, rows, first, 0, offset, _FLOAT32, sums)
@@ -255,103 +241,40 @@ def _compare(x, target, rows, previous, store, out, sums):
 
 
 @exact
-def sketch(
-    tasks,
-    groups,
-    members,
-    begins,
-    lengths,
-    targets,
-    buckets,
-    blocks,
-    seeds,
-    tensors,
-    numels,
-    first_block,
-    end_block,
-    addresses,
-    codes,
-    scale,
-    rows,
-    previous,
-    store,
-    out,
-    sums,
-    nonfinite,
-    past_sums,
-):
+def sketch(tasks, work, plan, source, past, out, sums, nonfinite, past_sums):
     """Sketches of these tasks, their moments, and their dots with past sketches.
 
     Bytes: every element once, and the snapshot read and written where there is one; each row once, and what is stored.
 
     Args:
-        tasks: indices into the arrays that follow, and into the results.
-        groups: see `SketchTasks`, as for the next four.
-        members: see there.
-        begins: see there.
-        lengths: see there.
-        targets: see there.
-        buckets: ``sizes`` of `SketchPlan`.
-        blocks: see `SketchPlan`, as for the next five.
-        seeds: see there.
-        tensors: see there.
-        numels: see there.
-        first_block: see there.
-        end_block: see there.
-        addresses: (1, tensor) of the gradient, or (3, tensor) of gradient, parameter and snapshot; 0 reads as zeros.
-        codes: (1, tensor) or (2, tensor), the dtype of gradient, and of parameter and snapshot.
-        scale: what the gradient is multiplied by when read.
-        rows: (row, 1) addresses of past sketches, float32.
-        previous: address of the sketch that this one is compared with, or 0.
-        store: address of the sketch to write over, or 0. The padding of exact groups is not written.
+        tasks: indices into the arrays of ``work``, and into the results.
+        work: ``group, member, begin, length, target`` of `SketchTasks`.
+        plan: ``sizes, blocks, seeds, tensors, numels, first_block, end_block`` of `SketchPlan`.
+        source: addresses, (1, tensor) of the gradient, or (3, tensor) of gradient, parameter and snapshot, 0 reads as
+            zeros; dtype codes, (1, tensor) of the gradient, or (2, tensor) of gradient and parameter; and what the
+            gradient is multiplied by when read.
+        past: (row, 1) addresses of past sketches, float32; the address of the previous one, or 0; and that of the one
+            to write over, or 0. The padding of exact groups is not written.
         out: address to write the sketch to as well, or 0.
         sums: (task, 3) float64, added to: sum g^2, max |g|; or sum x^2, sum u^2, sum g u.
         nonfinite: (task, 1) int64, added to: the count of what is not finite in g.
         past_sums: (task, row + 3) float64, added to: the dots, then SUM_SQ, DIFF, SUM of the sketch.
     """
-    buffer, x32, x64 = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float64)
+    groups, members, begins, lengths, targets = work
+    blocks, tensors, addresses = plan[1], plan[3], source[0]
+    buffer, buffers = np.empty(TILE, np.float32), (np.empty(TILE, np.float32), np.empty(TILE, np.float64))
     for task in tasks:
         g, member, begin, length, target = groups[task], members[task], begins[task], lengths[task], targets[task]
         if blocks[g] > 0:
             tile = buffer[:length]
             tile[:] = 0
-            _hash_tile(
-                begin,
-                length,
-                buckets[g],
-                blocks[g],
-                seeds[g],
-                member,
-                tensors,
-                numels,
-                first_block,
-                end_block,
-                addresses,
-                codes,
-                scale,
-                x32,
-                x64,
-                tile,
-                sums[task],
-                nonfinite[task],
-            )
-            _compare(tile, target, rows, previous, store, out, past_sums[task])
+            _hash_tile(begin, length, g, member, plan, source, buffers, tile, sums[task], nonfinite[task])
+            _compare(tile, target, past, out, past_sums[task])
             continue
         for start in range(0, length, TILE):
             x = buffer[: min(TILE, length - start)]
             if addresses[-1, tensors[member]] == 0:
                 x[:] = 0
             else:
-                x = _read(
-                    tensors[member],
-                    begin + start,
-                    x.size,
-                    addresses,
-                    codes,
-                    scale,
-                    x32,
-                    x64,
-                    sums[task],
-                    nonfinite[task],
-                )
-            _compare(x, target + start, rows, previous, store, out, past_sums[task])
+                x = _read(tensors[member], begin + start, x.size, source, buffers, sums[task], nonfinite[task])
+            _compare(x, target + start, past, out, past_sums[task])
