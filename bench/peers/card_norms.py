@@ -16,6 +16,8 @@ from bench.peers.available import PEERS_CUDA, Missing, Peer, load, require_card
 
 CHUNK_ELEMENTS = 8192
 """Elements of a program of the pointer-table kernel."""
+MOST_INTERPRETED = 100
+"""Tensors of a list that the interpreter is given."""
 _TILE_ELEMENTS = tl.constexpr(1024)
 _TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
@@ -57,6 +59,8 @@ def pointer_table(tensors: list[Tensor]) -> Callable[[], Tensor]:
     interpreted = not isinstance(_pointer_table_kernel, triton.JITFunction)
     if not interpreted:
         require_card(tensors)
+    elif len(tensors) > MOST_INTERPRETED:
+        raise Missing(f"Triton's interpreter takes long for more than {MOST_INTERPRETED} tensors")
     groups = [_Group(group) for group in _by_dtype(tensors).values()]
 
     def call() -> Tensor:
