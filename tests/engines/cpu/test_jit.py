@@ -1,5 +1,6 @@
-"""Compiled loops: kept between runs, and never run where a source that they are made of has changed since."""
+"""The cache of compiled loops: hit while no source has changed, and never with the code of another source."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -8,68 +9,114 @@ from pathlib import Path
 
 import pytest
 
-LOOPS = Path("fastgeom", "engines", "cpu", "loops")
-RUN = """
-import numpy as np, torch
-from fastgeom.engines.cpu.loops import shared
-from fastgeom.engines.cpu.loops.memory import LINE_BYTES
-bits = np.array([1.0], np.float32).view(np.uint32) >> 16  # 1 as a bfloat16
-dot = shared.dot(np.ones(1), bits.astype(np.uint16))
-print(dot, sum(shared.dot.stats.cache_hits.values()))
+from fastgeom.engines.cpu.loops import jit
+
+LOOPS = Path("fastgeom/engines/cpu/loops")
+PROGRAM = """
+import numpy as np
+from fastgeom.engines.cpu.loops import {module} as loops
+{call}
+print(result, sum(loops.{name}.stats.cache_hits.values()))
 """
+# Each calls a function of one file whose result depends on a constant of another file; a change of the constant.
+STORED_BFLOAT16 = PROGRAM.format(
+    module="shared",
+    name="write",
+    call="""
+out = np.zeros(1, np.uint16)
+loops.write(np.array([np.nan], np.float32), out.ctypes.data, 0, out)
+result = hex(out[0])
+""",
+)
+LARGEST_MAGNITUDE = PROGRAM.format(
+    module="window",
+    name="_first_pass",
+    call="""
+x, none = np.full(16, -2.0, np.float32), np.zeros((0, 1), np.int64)
+result = loops._first_pass(x, none, 0, 0, x[:0], np.zeros(3))[1]
+""",
+)
+
+
+def run(package: Path, program: str, **environment: str) -> tuple[str, int]:
+    """What a fresh process that imports this copy of the package printed: a result, and how often the cache was hit."""
+    variables = os.environ | {"PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1"} | environment
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=package, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    result, hits = done.stdout.split()
+    return result, int(hits)
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    """Change a file, and leave its time as it was."""
+    source, status = path.read_text(), path.stat()
+    assert source.count(old) == 1
+    path.write_text(source.replace(old, new))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @pytest.fixture
-def copy(tmp_path: Path, checkout: Path) -> Path:
-    """The package alone, somewhere else, with nothing compiled."""
+def package(tmp_path, checkout) -> Path:
+    """A copy of the package, without compiled code."""
     ignored = shutil.ignore_patterns("__pycache__", "kernels")
     shutil.copytree(checkout / "fastgeom", tmp_path / "fastgeom", ignore=ignored)
     return tmp_path
 
 
-def run(folder: Path) -> tuple[float, int]:
-    """The dot of 1 and a bfloat16 1, and whether its code came from the cache."""
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    command = [sys.executable, "-c", RUN]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    dot, hits = done.stdout.split()
-    return float(dot), int(hits)
+@pytest.mark.parametrize(
+    ("program", "file", "constant", "changed", "results"),
+    [
+        (STORED_BFLOAT16, "memory.py", "np.uint32(0x40)", "np.uint32(0x60)", ("0x7fc0", "0x7fe0")),
+        (
+            LARGEST_MAGNITUDE,
+            "simd.py",
+            "(1 << (self._bits.width - 1)) - 1",
+            "(1 << (self._bits.width - 2)) - 1",
+            ("2.0", "0.0"),
+        ),
+    ],
+    ids=["memory", "simd"],
+)
+def test_after_a_change_in_another_file_the_new_code_runs_and_else_the_cached_one(
+    package, program, file, constant, changed, results
+) -> None:
+    before, after = results
+    assert run(package, program) == (before, 0)
+    assert run(package, program) == (before, 1)
+    replace(package / LOOPS / file, constant, changed)
+    assert run(package, program) == (after, 0)
+    assert run(package, program) == (after, 1)
+    replace(package / LOOPS / file, changed, constant)
+    assert run(package, program) == (before, 1)
 
 
-def test_code_is_compiled_once(copy: Path) -> None:
-    assert run(copy) == (1.0, 0)
-    assert run(copy) == (1.0, 1)
+def test_a_folder_that_the_user_names_is_used_and_keeps_apart_what_differs(package) -> None:
+    cache = package / "cache"
+    folder = {"NUMBA_CACHE_DIR": str(cache)}
+    assert run(package, STORED_BFLOAT16, **folder) == ("0x7fc0", 0)
+    assert list(cache.rglob("*.nbc")) and not list((package / "fastgeom").rglob("*.nbc"))
+    replace(package / LOOPS / "memory.py", "np.uint32(0x40)", "np.uint32(0x60)")
+    assert run(package, STORED_BFLOAT16, **folder) == ("0x7fe0", 0)
 
 
-def test_code_compiled_from_other_sources_does_not_run(copy: Path) -> None:
-    """A constant of another file than that of the function which is cached, changed within the file's old time."""
-    assert run(copy) == (1.0, 0)
-    path = copy / LOOPS / "memory.py"
-    source, times = path.read_text(), path.stat()
-    shift = "np.uint32(value) << np.uint32(16)"
-    assert source.count(shift) == 1
-    path.write_text(source.replace(shift, "np.uint32(value) << np.uint32(15)"))
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    for compiled in (copy / LOOPS).rglob("memory.*.pyc"):
-        compiled.unlink()  # Python itself goes by time and size
-    dot, hits = run(copy)
-    assert dot != 1.0 and hits == 0
-    path.write_text(source)
-    assert run(copy)[0] == 1.0, "what was compiled before, once more"
+def test_code_of_earlier_sources_is_removed_but_for_the_newest(tmp_path) -> None:
+    for age in range(9):
+        (tmp_path / f"fastgeom-{age}").mkdir()
+        os.utime(tmp_path / f"fastgeom-{age}", (1000 - age, 1000 - age))
+    for name in ("other", "fastgeom-of-today"):
+        (tmp_path / name).mkdir()
+    jit._make_folder(tmp_path / "fastgeom-new")
+    assert (tmp_path / "fastgeom-new").is_dir()
+    remaining = {path.name for path in tmp_path.iterdir()}
+    assert remaining == {"fastgeom-new", "fastgeom-of-today", "fastgeom-0", "fastgeom-1", "other"}
 
 
-def test_old_code_goes_when_it_is_not_used_any_more(copy: Path) -> None:
-    run(copy)
-    cache = copy / LOOPS / "__pycache__"
-    (current,) = cache.glob("fastgeom-*")
-    for age in range(2, 9):
-        old = cache / f"fastgeom-{age}"
-        old.mkdir()
-        os.utime(old, (0, age))
-    today = cache / "fastgeom-today"
-    today.mkdir()
-    shutil.rmtree(current)
-    run(copy)
-    left = {path.name for path in cache.glob("fastgeom-*")}
-    assert left == {current.name, today.name, "fastgeom-8", "fastgeom-7"}
+def test_every_module_that_the_loops_take_something_from_is_in_the_digest(checkout) -> None:
+    digested = {f"fastgeom.engines.cpu.loops.{path.stem}" for path in (checkout / LOOPS).iterdir()}
+    digested.add("fastgeom.layout.count_sketch")
+    for path in sorted((checkout / LOOPS).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("fastgeom"):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                assert node.module in digested or names <= digested, path.name

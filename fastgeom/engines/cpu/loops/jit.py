@@ -7,6 +7,7 @@ was compiled from other sources is not found there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -29,11 +30,13 @@ _DAY_S = 24 * 3600
 
 
 def _digest():
-    """Digest of every source from which compiled code takes functions or constants."""
-    sources = [*sorted(Path(__file__).parent.glob("*.py")), Path(count_sketch.__file__)]
+    """Digest of every source from which compiled code takes functions or constants; ``None`` if they cannot be read."""
     contents = hashlib.sha256()
-    for source in sources:
-        contents.update(f"{source.name}\0".encode() + hashlib.sha256(source.read_bytes()).digest())
+    try:
+        for source in [*sorted(Path(__file__).parent.glob("*.py")), Path(count_sketch.__file__)]:
+            contents.update(f"{source.name}\0".encode() + hashlib.sha256(source.read_bytes()).digest())
+    except OSError:
+        return None
     return contents.hexdigest()[:16]
 
 
@@ -67,20 +70,19 @@ def _make_folder(folder):
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        others = sorted(folder.parent.glob(f"{_PREFIX}*"), key=os.path.getmtime)
     except OSError as error:
-        raise RuntimeError(f"cannot cache compiled code in {folder.parent}") from error
-    for old in others[:-_FOLDERS]:
-        if old.stat().st_mtime < time.time() - _DAY_S:
-            shutil.rmtree(old, ignore_errors=True)
+        raise RuntimeError(f"cannot cache compiled code in {folder}") from error
+    with contextlib.suppress(OSError):  # another process removes them too
+        for old in sorted(folder.parent.glob(f"{_PREFIX}*"), key=os.path.getmtime)[:-_FOLDERS]:
+            if os.path.getmtime(old) < time.time() - _DAY_S:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def _compile(function, **options):
     dispatcher = njit(**_OPTIONS, **options)(function)
-    try:
-        dispatcher._cache = _LoopCache(function)
-    except RuntimeError:  # no folder to keep compiled code in: it stays in memory
-        pass
+    if _DIGEST is not None:
+        with contextlib.suppress(RuntimeError):  # no folder can be written to: the code stays in memory
+            dispatcher._cache = _LoopCache(function)
     return dispatcher
 
 
