@@ -87,7 +87,8 @@ class Probe:
     refers to its memory by address and can be neither copied nor pickled.
 
     Cost: g + (window + 1) h bytes moved at a measured step, where g and h are the bytes of the gradient and of one past
-    gradient as stored; with ``track_updates`` g + h + 3 x more, where x is the bytes of the parameters. The first step
+    gradient as stored; 2 g more where a past gradient is stored in fewer bits, and
+    with ``track_updates`` g + h + 3 x more, where x is the bytes of the parameters. The first step
     of the first run compiles the loops for the dtypes in use, which takes some seconds; they are cached for later runs.
 
     On a GPU no call waits for the device, and a step can be captured in a CUDA graph: measure one step eagerly, capture
@@ -234,7 +235,7 @@ class Probe:
                 self._recorder.close()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("Probe: expected to stay where it was made, as it knows its memory by address; make a new one")
+        raise TypeError("Probe: cannot be copied or pickled, as it refers to memory by address; make a new one")
 
     def __enter__(self) -> Self:
         return self

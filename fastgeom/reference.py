@@ -39,7 +39,7 @@ def window_dots(tensors: Tensors, history: Sequence[Tensors]) -> list[float]:
     return [dot(tensors, row) for row in history]
 
 
-def difference_sq(a: Tensors, b: Tensors) -> float:
+def diff_sq(a: Tensors, b: Tensors) -> float:
     """sum (a - b)^2."""
     return float((flat(a) - flat(b)).square().sum())
 

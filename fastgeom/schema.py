@@ -135,8 +135,8 @@ ERROR_FIELDS = (
         "1",
         (STEP, LAG),
         "float64",
-        "standard error of lag_dot: |g_t| |g_{t-k}| (1 - c^2) / sqrt(m), m the layer's buckets; 0 where it is kept "
-        "whole; overall the root of the layers' sum of squares",
+        "standard error of lag_dot: |g_t| |g_{t-k}| (1 - c^2) / sqrt(m), m the layer's buckets; 0 where it is "
+        "stored as it is; overall the root of the layers' sum of squares",
         per_layer=True,
     ),
     Field(
@@ -238,13 +238,13 @@ def recorded_fields(
         measured += ERROR_FIELDS + (UPDATE_ERROR_FIELDS if track_updates else ())
     lag_dim = LAG if all_layer_lags else LAYER_LAG
     layered = tuple(f.layered(lag_dim=lag_dim) for f in measured if f.per_layer)
-    taken = reserved_names()
+    reserved = reserved_names()
     for name in scalars:
-        if not name.isidentifier() or name.startswith("_") or name in taken:
-            what = "a name that the trace itself uses" if name in taken else "no public Python identifier"
+        if not name.isidentifier() or name.startswith("_") or name in reserved:
+            what = "a name that the trace itself uses" if name in reserved else "no public Python identifier"
             raise ValueError(f"scalar {name!r}: expected a public Python identifier that is free, got {what}")
-    whole = (SKETCH_FIELD,) if sketch else ()
-    return ROW_FIELDS + tuple(scalar_field(n) for n in scalars) + measured + layered + whole
+    sketches = (SKETCH_FIELD,) if sketch else ()
+    return ROW_FIELDS + tuple(scalar_field(n) for n in scalars) + measured + layered + sketches
 
 
 READER_NAMES = frozenset(

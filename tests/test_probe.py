@@ -116,7 +116,7 @@ def test_every_statistic_of_a_run_is_that_of_its_definition(tmp_path, on):
                 assert value("lag_cosine", lag - 1) == pytest.approx(reference.cosine(g, past), abs=on.rounding)
             if step:
                 past = run.gradients[step - 1][part]
-                assert value("diff_sq") == pytest.approx(reference.difference_sq(g, past), rel=on.rounding)
+                assert value("diff_sq") == pytest.approx(reference.diff_sq(g, past), rel=on.rounding)
                 assert value("sum_sq") == pytest.approx(reference.sum_sq(g, past), rel=on.rounding)
             else:
                 assert math.isnan(value("diff_sq"))
@@ -180,7 +180,7 @@ def test_other_dtypes_lose_nothing_of_the_gradient(tmp_path, dtype):
     for step in range(1, 5):
         scale = reference.norm(g[step]) * reference.norm(g[step - 1])
         assert trace.lag_dot[step, 0] == pytest.approx(reference.dot(g[step], g[step - 1]), abs=ROUNDING * scale)
-        assert trace.diff_sq[step] == pytest.approx(reference.difference_sq(g[step], g[step - 1]), rel=ROUNDING)
+        assert trace.diff_sq[step] == pytest.approx(reference.diff_sq(g[step], g[step - 1]), rel=ROUNDING)
         truth = reference.update_moments(run.parameters[step - 1], run.parameters[step], g[step - 1], g[step])
         assert trace.update_sq[step - 1] == pytest.approx(truth["update_sq"], rel=ROUNDING)
 
@@ -194,7 +194,7 @@ def test_a_history_of_less_precision_rounds_the_dots_but_not_the_differences(his
     rounded = [t.to(history) for t in g[-3]]
     scale = reference.norm(g[-1]) * reference.norm(g[-3])
     assert last.lag_dot[1].item() == pytest.approx(reference.dot(g[-1], rounded), abs=ROUNDING * scale)
-    assert last.diff_sq.item() == pytest.approx(reference.difference_sq(g[-1], g[-2]), rel=ROUNDING)
+    assert last.diff_sq.item() == pytest.approx(reference.diff_sq(g[-1], g[-2]), rel=ROUNDING)
     assert last.sum_sq.item() == pytest.approx(reference.sum_sq(g[-1], g[-2]), rel=ROUNDING)
 
 
@@ -205,7 +205,7 @@ def test_differences_keep_their_digits_where_gradients_almost_agree_or_cancel():
     opposite = -first + 4e-8 * torch.randn(5000) * first.abs()
     for history in (None, torch.bfloat16):
         for second, name in [(near, "diff_sq"), (opposite, "sum_sq")]:
-            definition = reference.difference_sq if name == "diff_sq" else reference.sum_sq
+            definition = reference.diff_sq if name == "diff_sq" else reference.sum_sq
             p = nn.Parameter(torch.zeros(5000))
             probe = fastgeom.Probe([("p", p)], window=2, history=fastgeom.Exact(dtype=history))
             for g in (first, second):

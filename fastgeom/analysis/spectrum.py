@@ -1,4 +1,4 @@
-"""What the Gram matrix of a window says of its gradients together: how aligned, how alternating, how many-sided.
+"""Statistics of a window's Gram matrix: how aligned its gradients are, how alternating, and of how many directions.
 
 All take one Gram matrix, shape (m, m), oldest step first, as ``window_gram`` returns it, or a stack of them, shape
 (..., m, m), as ``window_grams`` does, and give one number for each. Each is a share or a count, the same for a gradient

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastgeom.engines.protocol import Engine
 from fastgeom.engines.results import UpdateMoments, WindowStatistics
 from fastgeom.layout.addresses import AddressTable
-from fastgeom.layout.count_sketch import MIN_BUCKETS, SketchPlan, cosine_variance, difference_sq_error
+from fastgeom.layout.count_sketch import MIN_BUCKETS, SketchPlan, cosine_variance, relative_square_error
 from fastgeom.layout.layout import Layout
 from fastgeom.validation import DTYPES, check_stored_size
 
@@ -106,7 +106,7 @@ class SketchedWindow:
 
     def _square_error(self, square: Tensor) -> Tensor:
         """Standard errors of squared norms, (layer + 1,)."""
-        error = square[:-1] * difference_sq_error(self._inverse_sizes)
+        error = square[:-1] * relative_square_error(self._inverse_sizes)
         return torch.cat([error, error.square().sum(0, keepdim=True).sqrt()])
 
 

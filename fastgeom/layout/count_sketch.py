@@ -229,7 +229,7 @@ def dot_variance(x_sq: Tensor, y_sq: Tensor, dot: Tensor, inverse_sizes: Tensor)
     return (x_sq * y_sq + dot.square()) * inverse_sizes
 
 
-def difference_sq_error(inverse_sizes: Tensor) -> Tensor:
+def relative_square_error(inverse_sizes: Tensor) -> Tensor:
     r"""Relative standard error of the squared norm of a sketch, and so of a difference of sketches.
 
     .. math:: \sqrt{2 / m}

@@ -49,10 +49,10 @@ def _write_rows(
     attributes: Mapping[str, str | int | float],
 ) -> None:
     """Write rows from the queue to the file until ``None`` comes; never raises."""
-    log = _Once(writer, shape.layers)
+    log = _FailureLog(writer, shape.layers)
     log.guard(lambda: writer.create(shape.fields(scalars), shape.coordinates(), attributes))
     while (row := rows.get()) is not None:
-        log.guard(partial(log.nonfinite, row))
+        log.guard(partial(log.log_nonfinite, row))
         failure = log.guard(partial(writer.append, row))
         if failure is not None and not isinstance(failure, OSError):
             writer.count_dropped()  # where the disk refuses, the writer counts by itself
@@ -63,7 +63,7 @@ def _write_rows(
     rows.task_done()
 
 
-class _Once:
+class _FailureLog:
     """Log each kind of failure at most once."""
 
     def __init__(self, writer: TraceWriter, layers: Sequence[str]) -> None:
@@ -81,7 +81,7 @@ class _Once:
             return error
         return None
 
-    def nonfinite(self, row: Row) -> None:
+    def log_nonfinite(self, row: Row) -> None:
         """Log the first layer of the run whose gradient has an inf or a NaN."""
         if self._named or not row["nonfinite"]:
             return

@@ -17,9 +17,9 @@ from fastgeom.layout.count_sketch import (
     MIN_EXACT,
     SketchPlan,
     cosine_variance,
-    difference_sq_error,
     dot_variance,
     mix32,
+    relative_square_error,
 )
 from tests.support import assert_accurate, assert_same_bits, random_tensor, table
 
@@ -165,7 +165,7 @@ def test_variances_are_their_formulas_and_zero_where_exact() -> None:
     rho, a, b = (torch.tensor([v, v], dtype=F64) for v in (-0.6, 4.0, 9.0))
     assert cosine_variance(rho, inverse).tolist() == pytest.approx([0, (1 - 0.36) ** 2 / 512])
     assert dot_variance(a, b, rho * 6, inverse).tolist() == pytest.approx([0, (36 + 3.6**2) / 512])
-    assert difference_sq_error(inverse).tolist() == pytest.approx([0, (2 / 512) ** 0.5])
+    assert relative_square_error(inverse).tolist() == pytest.approx([0, (2 / 512) ** 0.5])
 
 
 # ---------------------------------------------------------------- buckets and signs

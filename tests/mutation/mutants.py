@@ -29,10 +29,18 @@ CODEGEN_TESTS = "tests/bench/test_codegen.py"
 
 CPU = (
     Mutant(
+        "cpu: differences of products",
+        CPU_SHARED,
+        "diff_sq += (value - before) * (value - before)",
+        "diff_sq += value * value + before * before - 2 * value * before",
+        CPU_TESTS,
+        "where_the_formula_from_dots_says_nothing",
+    ),
+    Mutant(
         "cpu: sum and difference swapped",
         CPU_SHARED,
-        "SUM_SQ, DIFF, SUM = 0, 1, 2",
-        "SUM_SQ, DIFF, SUM = 0, 2, 1",
+        "GRAD_SQ, DIFF_SQ, SUM_SQ = 0, 1, 2",
+        "GRAD_SQ, DIFF_SQ, SUM_SQ = 0, 2, 1",
         CPU_TESTS,
         "every_size_and_number_of_rows and float32-float32-float32",
     ),
@@ -235,6 +243,14 @@ LISTS = (
 
 WINDOW, WINDOW_TESTS = "kernels/window/window.py", "tests/kernels/window/test_window.py"
 WINDOWS = (
+    Mutant(
+        "window: differences of products",
+        WINDOW,
+        "differences = tl.fma(difference, difference, differences)",
+        "differences += gradient[i] * gradient[i] + previous[i] * previous[i] - 2 * gradient[i] * previous[i]",
+        WINDOW_TESTS,
+        "differences_are_exact_where_the_ring_is_not",
+    ),
     Mutant(
         "window: slots in the opposite order",
         WINDOW,

@@ -86,10 +86,10 @@ class CpuDeferredWindow:
         )
 
     def step_on_device(self) -> None:
-        """The host counts."""
+        """Do nothing: the host counts the steps."""
 
     def resume(self, step: int) -> None:
-        """The host counts."""
+        """Do nothing: the host counts the steps."""
 
     def finish(self) -> tuple[LateLags, ...]:
         """The lags of all steps since the last pass."""
@@ -108,7 +108,14 @@ class CpuDeferredWindow:
         return tuple(self._lags(step, norm, dots[:, i], squares[:, i]) for i, (step, _, norm) in enumerate(pending))
 
     def _lags(self, step: int, norm: Tensor, dots: Tensor, squares: Tensor) -> LateLags:
-        """Those of a step: its dots with all rows, (layer + 1, row), by lag, and its squares, (layer + 1, 2)."""
+        """Lag statistics of one step.
+
+        Args:
+            step: number of the step.
+            norm: (layer + 1,) norms of its gradient.
+            dots: (layer + 1, ring row) its dots with all rows.
+            squares: (layer + 1, 2) sum (g - previous)^2 and sum (g + previous)^2.
+        """
         lags = self._index.lags(step)
         lag_dot = dots[:, lags.rows]
         if lags.previous is None:

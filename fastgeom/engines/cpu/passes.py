@@ -145,7 +145,7 @@ def update_moments(
     previous: AddressTable | None = None,
     scale: float = 1.0,
 ) -> UpdateMoments:
-    """One read of the parameters against their snapshot; then the snapshot is theirs.
+    """One read of the parameters against their snapshot; then the snapshot is overwritten with them.
 
     Args:
         chunks: as in `window_moments`.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Lags:
-    """Of the steps before one, those that a ring holds and a window reaches; the nearest first.
+    """Past steps in the ring that lie within the window, the nearest first.
 
     Attributes:
         window: the largest lag.
@@ -64,11 +64,11 @@ class RingIndex:
             window: the largest lag; the ring's own where it is ``None``.
         """
         window = window or self._window
-        held = sorted((step - s, row) for row, s in enumerate(self._steps) if s is not None)
-        held = [(lag, row) for lag, row in held if 1 <= lag <= window]
-        rows = [row for _, row in held]
+        valid = sorted((step - s, row) for row, s in enumerate(self._steps) if s is not None)
+        valid = [(lag, row) for lag, row in valid if 1 <= lag <= window]
+        rows = [row for _, row in valid]
         norms = torch.from_numpy(np.moveaxis(self._norms[rows], 0, -1))
-        return Lags(window, [lag for lag, _ in held], rows, norms)
+        return Lags(window, [lag for lag, _ in valid], rows, norms)
 
     def evict_oldest(self) -> int:
         """Mark the oldest row invalid, since it is about to be written; return its index."""

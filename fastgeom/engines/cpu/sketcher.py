@@ -89,10 +89,10 @@ class CpuSketchWindow:
         return exact, compared
 
     def step_on_device(self) -> None:
-        """The host counts."""
+        """Do nothing: the host counts the steps."""
 
     def resume(self, step: int) -> None:
-        """The host counts."""
+        """Do nothing: the host counts the steps."""
 
     def _past(self, lags: Lags, store: int | None = None) -> PastSketches:
         """The rows of these lags; the one at ring row ``store`` is written over."""

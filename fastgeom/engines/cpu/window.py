@@ -117,10 +117,10 @@ class CpuWindow:
         )
 
     def step_on_device(self) -> None:
-        """The host counts."""
+        """Do nothing: the host counts the steps."""
 
     def resume(self, step: int) -> None:
-        """The host counts."""
+        """Do nothing: the host counts the steps."""
 
     def finish(self) -> tuple[()]:
         """Nothing is deferred."""
@@ -156,7 +156,7 @@ class ParameterSnapshot:
         self._store: TensorStore | None = None
 
     def prepare(self, parameter: AddressTable) -> None:
-        """Take the memory at the first step; afterwards check that the dtypes are still those.
+        """Allocate at the first step; afterwards check that the dtypes are still those.
 
         Raises:
             ValueError: a parameter has another dtype than at first.
@@ -167,7 +167,7 @@ class ParameterSnapshot:
 
     @property
     def parameters(self) -> AddressTable:
-        """Where they lie; zeros before the first step."""
+        """Addresses of the snapshot; zeros before the first step."""
         assert self._store is not None, "prepare() takes the memory"
         return self._store.row[0]
 

@@ -109,7 +109,7 @@ def assert_right(moments: WindowMoments, at: int, gradient, rows, previous) -> N
     grad_sq = reference.dot(gradient, gradient)
     assert_accurate(float(moments.grad_sq[at]), grad_sq, torch.square, gradient)
     for ours, truth, sign in (
-        (moments.diff_sq, reference.difference_sq(gradient, previous), -1),
+        (moments.diff_sq, reference.diff_sq(gradient, previous), -1),
         (moments.sum_sq, reference.sum_sq(gradient, previous), 1),
     ):
         assert_accurate(float(ours[at]), truth, lambda g, p, s=sign: (g + s * p).square(), gradient, previous)
@@ -422,7 +422,7 @@ def test_sums_of_differences_stay_right_where_the_formula_from_dots_says_nothing
     previous = [(sign * gradient[0].double() * (1 + 1e-7 * random_tensor(100_003, F64))).float()]
     moments = window_moments(gradient, rows=[previous], previous=previous)
     ours = float((moments.diff_sq if sign == 1 else moments.sum_sq)[-1])
-    truth = (reference.difference_sq if sign == 1 else reference.sum_sq)(gradient, previous)
+    truth = (reference.diff_sq if sign == 1 else reference.sum_sq)(gradient, previous)
     # x - sign y is exact in float32 here (Sterbenz), so only the squares and their sum round: the floor alone.
     assert abs(ours - truth) <= 4 * 2.0**-24 * truth
     single, other = gradient[0], sign * previous[0]
@@ -625,7 +625,7 @@ def test_a_ring_gives_the_engine_the_same_dtypes_at_its_first_step_as_at_all_lat
     assert seen[0][-4:-1] == kinds
     assert all(later == seen[-1] for later in seen[1:])
     assert seen[0][-4:] == seen[-1][-4:]
-    truth = reference.difference_sq(gradients[3], gradients[2])
+    truth = reference.diff_sq(gradients[3], gradients[2])
     assert_accurate(float(found[3].diff_sq[-1]), truth, lambda g, p: (g - p).square(), gradients[3], gradients[2])
 
 

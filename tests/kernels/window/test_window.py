@@ -164,7 +164,7 @@ def assert_statistics(sums: Tensor, gradients: Sequence[Tensor], previous: Seque
     minus = [g.to(compute) - p.to(compute) for g, p in zip(gradients, previous, strict=True)]
     plus = [g.to(compute) + p.to(compute) for g, p in zip(gradients, previous, strict=True)]
     assert_sum(square, gradients, gradients, reference.dot(gradients, gradients), wide)
-    assert_sum(difference, minus, minus, reference.difference_sq(gradients, previous), wide)
+    assert_sum(difference, minus, minus, reference.diff_sq(gradients, previous), wide)
     assert_sum(total, plus, plus, reference.sum_sq(gradients, previous), wide)
     assert largest == reference.grad_absmax(gradients)
     assert nonfinite == reference.nonfinite(gradients)
@@ -398,7 +398,7 @@ def test_differences_are_exact_where_the_ring_is_not(dtype, ring_dtype, device):
     change = torch.finfo(ring_dtype).eps / 8
     sums = assert_step(ring, [g * (1 + change) for g in first])
     in_the_ring = [t.to(dtype) for t in ring.slot(1)]
-    inexact = reference.difference_sq([g * (1 + change) for g in first], in_the_ring)
+    inexact = reference.diff_sq([g * (1 + change) for g in first], in_the_ring)
     assert inexact > 1.5 * float(sums[-7]), "the ring alone would have done"
 
 

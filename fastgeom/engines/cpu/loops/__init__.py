@@ -1,1 +1,1 @@
-"""The CPU engine's compiled loops: numba, and nothing else."""
+"""The CPU engine's compiled loops: compiled code, and nothing else."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastgeom.engines.cpu.loops.jit import exact, fast
 from fastgeom.engines.cpu.loops.memory import at, prefetch, widen
-from fastgeom.engines.cpu.loops.shared import difference_and_sum_sq
+from fastgeom.engines.cpu.loops.shared import diff_and_sum_sq
 
 _CACHED_ELEMENTS = 3 << 12
 """Widened elements of a block of all rows, 96 KiB: room in the second cache for as much of the next block."""
@@ -154,10 +154,8 @@ def gram(chunks, tensors, starts, lengths, rows, new, before, row_kind, sums, wi
             _add_dots(block, size, n_rows, n_new, window, dots, address, n_bytes)
             for i in range(n_new):
                 if before[i] >= 0:
-                    difference_sq, sum_sq = difference_and_sum_sq(
-                        block[position[new[i]], :size], block[position[before[i]], :size]
-                    )
-                    sums[chunk, i, n_rows] += difference_sq
+                    diff_sq, sum_sq = diff_and_sum_sq(block[position[new[i]], :size], block[position[before[i]], :size])
+                    sums[chunk, i, n_rows] += diff_sq
                     sums[chunk, i, n_rows + 1] += sum_sq
         for i in range(n_new):
             for row in range(n_rows):

@@ -11,8 +11,8 @@ from fastgeom.engines.cpu.loops.memory import LINE_BYTES, as_float, at, narrow, 
 from fastgeom.engines.cpu.loops.simd import line_dots
 
 BLOCK = 1 << 15
-"""Elements of a block, which stays in the cache while it meets every history row."""
-SUM_SQ, DIFF, SUM = 0, 1, 2
+"""Elements of a block, which stays in the cache while it is multiplied with every history row."""
+GRAD_SQ, DIFF_SQ, SUM_SQ = 0, 1, 2
 """Columns of the window's partial sums that follow the dots: sum g^2, sum (g - previous)^2, sum (g + previous)^2."""
 CACHED_ELEMENTS = 2048
 """Elements of which a lane of a vector adds at most 256, and that are read twice while in the first cache."""
@@ -64,14 +64,14 @@ def sum_squares(x):
 
 
 @fast
-def difference_and_sum_sq(x, previous):
+def diff_and_sum_sq(x, previous):
     """Sum (x - previous)^2 and sum (x + previous)^2."""
-    difference_sq, sum_sq = 0.0, 0.0
+    diff_sq, sum_sq = 0.0, 0.0
     for i in range(x.size):
         value, before = np.float64(x[i]), np.float64(widen(previous[i]))
-        difference_sq += (value - before) * (value - before)
+        diff_sq += (value - before) * (value - before)
         sum_sq += (value + before) * (value + before)
-    return difference_sq, sum_sq
+    return diff_sq, sum_sq
 
 
 def _largest_magnitude(x):

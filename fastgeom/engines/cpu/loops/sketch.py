@@ -21,11 +21,11 @@ from numba.extending import intrinsic
 from fastgeom.engines.cpu.loops.jit import exact, fast
 from fastgeom.engines.cpu.loops.memory import at, widen
 from fastgeom.engines.cpu.loops.shared import (
-    DIFF,
-    SUM,
+    DIFF_SQ,
+    GRAD_SQ,
     SUM_SQ,
     add_row_dots,
-    difference_and_sum_sq,
+    diff_and_sum_sq,
     gradient_block,
     largest_and_nonfinite,
     sum_squares,
@@ -231,11 +231,11 @@ def _compare(x, target, past, out, sums):
     count, offset = rows.shape[0], target * 4
     for first in range(0, count, 4):
         add_row_dots(x, rows, first, 0, offset, _FLOAT32, sums)
-    sums[count + SUM_SQ] += sum_squares(x)
+    sums[count + GRAD_SQ] += sum_squares(x)
     if previous != 0:
-        difference_sq, sum_sq = difference_and_sum_sq(x, at(previous + offset, _FLOAT32, x.size))
-        sums[count + DIFF] += difference_sq
-        sums[count + SUM] += sum_sq
+        diff_sq, sum_sq = diff_and_sum_sq(x, at(previous + offset, _FLOAT32, x.size))
+        sums[count + DIFF_SQ] += diff_sq
+        sums[count + SUM_SQ] += sum_sq
     write(x, store, target, _FLOAT32)
     write(x, out, target, _FLOAT32)
 
@@ -258,7 +258,7 @@ def sketch(tasks, work, plan, source, past, out, sums, nonfinite, past_sums):
         out: address to write the sketch to as well, or 0.
         sums: (task, 3) float64, added to: sum g^2, max |g|; or sum x^2, sum u^2, sum g u.
         nonfinite: (task, 1) int64, added to: the count of what is not finite in g.
-        past_sums: (task, row + 3) float64, added to: the dots, then SUM_SQ, DIFF, SUM of the sketch.
+        past_sums: (task, row + 3) float64, added to: the dots, then GRAD_SQ, DIFF_SQ, SUM_SQ of the sketch.
     """
     groups, members, begins, lengths, targets = work
     blocks, tensors, addresses = plan[1], plan[3], source[0]

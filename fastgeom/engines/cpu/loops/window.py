@@ -2,9 +2,9 @@
 
 Tensors are named by address, so that a list of thousands of them is one call. Each chunk of a tensor gets its own row
 of partial sums, so that the result does not depend on which thread handles it. A chunk is processed in blocks that stay
-in the cache: a block of the gradient is read from memory once and meets every history row there, four side by side.
-Products and sums are float64 throughout, so that no block of equal or of extreme values is rounded; a lane adds few
-before it is folded, so that their roundings do not add up.
+in the cache: a block of the gradient is read from memory once and multiplied with every history row there, four side by
+side. Products and sums are float64 throughout, so that no block of equal or of extreme values is rounded; a lane adds
+few before it is folded, so that their roundings do not add up.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from fastgeom.engines.cpu.loops.memory import LINE_BYTES, at, prefetch, widen
 from fastgeom.engines.cpu.loops.shared import (
     BLOCK,
     CACHED_ELEMENTS,
-    DIFF,
-    SUM,
+    DIFF_SQ,
+    GRAD_SQ,
     SUM_SQ,
     add_row_dots,
-    difference_and_sum_sq,
+    diff_and_sum_sq,
     dot,
     gradient_block,
     largest_and_nonfinite,
@@ -57,28 +57,28 @@ def _first_pass(x, rows, tensor, offset, like, sums):
             rows[2, tensor] + offset,
             rows[3, tensor] + offset,
         )
-        a, b, c, d, sum_sq, largest = line_moments(address, four, 0, n_lines, x, like)
+        a, b, c, d, grad_sq, largest = line_moments(address, four, 0, n_lines, x, like)
         sums[0] += a
         sums[1] += b
         sums[2] += c
         sums[3] += d
         n_rows_done = 4
     elif rows.shape[0] >= 1:
-        a, sum_sq, largest = line_moments(address, (rows[0, tensor] + offset,), 0, n_lines, x, like)
+        a, grad_sq, largest = line_moments(address, (rows[0, tensor] + offset,), 0, n_lines, x, like)
         sums[0] += a
         n_rows_done = 1
     else:
-        sum_sq, largest = line_moments(address, (), 0, n_lines, x, like)
+        grad_sq, largest = line_moments(address, (), 0, n_lines, x, like)
     lines, rest, n_nonfinite = x[: n_lines * per_line], x[n_lines * per_line :], 0
     if not np.isfinite(largest):
         largest, n_nonfinite = largest_and_nonfinite(lines)
     if rest.size:
         rest_largest, rest_n_nonfinite = largest_and_nonfinite(rest)
-        sum_sq += sum_squares(rest)
+        grad_sq += sum_squares(rest)
         largest, n_nonfinite = max(largest, rest_largest), n_nonfinite + rest_n_nonfinite
         for row in range(n_rows_done):
             sums[row] += dot(rest, at(rows[row, tensor] + offset + n_lines * LINE_BYTES, like, rest.size))
-    return sum_sq, largest, n_nonfinite, n_rows_done
+    return grad_sq, largest, n_nonfinite, n_rows_done
 
 
 @exact
@@ -136,7 +136,7 @@ def window_moments(
         previous_kind: the same of ``previous`` and ``keep``.
         buffer_kind: the same of the type to compute in.
         scale: what the gradient is multiplied by when read, in the type to compute in.
-        sums: (chunk, row + 3) float64, added to: the dots, then SUM_SQ, DIFF, SUM.
+        sums: (chunk, row + 3) float64, added to: the dots, then GRAD_SQ, DIFF_SQ, SUM_SQ.
         grad_absmax: (chunk,) float64, written.
         nonfinite: (chunk,) int64, written.
         streamed: whether what is stored goes past the caches, where it is the gradient as it stands.
@@ -162,18 +162,18 @@ def window_moments(
                     if gradient_kind.itemsize != buffer_kind.itemsize:  # widened, and so read before: the next one
                         prefetch(source + (first + size) * gradient_kind.itemsize, x.size * gradient_kind.itemsize)
                     in_row = offset + first * row_kind.itemsize
-                    sum_sq, largest_here, n_nonfinite_here, n_rows_done = _first_pass(
+                    grad_sq, largest_here, n_nonfinite_here, n_rows_done = _first_pass(
                         x, rows, tensor, in_row, row_kind, sums[chunk]
                     )
-                    sums[chunk, count + SUM_SQ] += sum_sq
+                    sums[chunk, count + GRAD_SQ] += grad_sq
                     largest, n_nonfinite = max(largest, largest_here), n_nonfinite + n_nonfinite_here
             if previous[tensor] != 0:  # most often the first of the rows, and in the cache
                 before = at(previous[tensor] + begin * previous_kind.itemsize, previous_kind, size)
                 for first in range(0, size, CACHED_ELEMENTS):
                     end = min(size, first + CACHED_ELEMENTS)
-                    difference_sq, sum_sq = difference_and_sum_sq(block[first:end], before[first:end])
-                    sums[chunk, count + DIFF] += difference_sq
-                    sums[chunk, count + SUM] += sum_sq
+                    diff_sq, sum_sq = diff_and_sum_sq(block[first:end], before[first:end])
+                    sums[chunk, count + DIFF_SQ] += diff_sq
+                    sums[chunk, count + SUM_SQ] += sum_sq
             if present:
                 for first in range(n_rows_done, count, 4):
                     add_row_dots(block, rows, first, tensor, offset, row_kind, sums[chunk])
