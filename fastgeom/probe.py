@@ -235,7 +235,7 @@ class Probe:
                 self._recorder.close()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("Probe: cannot be copied or pickled, as it refers to memory by address; make a new one")
+        raise TypeError("Probe: expected one that is neither copied nor pickled, as it refers to memory by address; make a new one")
 
     def __enter__(self) -> Self:
         return self

@@ -608,7 +608,7 @@ def test_a_probe_cannot_be_copied_since_it_knows_its_memory_by_address(copied):
     run = recorder()
     probe = fastgeom.Probe(run.model, window=2)
     run.run(1, lambda loss: probe.step(loss=loss))
-    with pytest.raises(TypeError, match="Probe: expected to stay where it was made"):
+    with pytest.raises(TypeError, match="Probe: expected one that is neither copied nor pickled"):
         copied(probe)
     copied(run.model)
 
