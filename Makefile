@@ -24,7 +24,7 @@ help: ## list the targets
 demo: $(READY) ## train a small network on MNIST, measure every step, draw the figure (3 minutes)
 	$(BIN) -m reproductions demo $(ARGS)
 
-figures: $(READY) ## make every figure of reproductions/ and their page; kept runs are not made again (long)
+figures: $(READY) ## make every figure of reproductions/ and their page; stored runs are not made again (long)
 	$(BIN) -m reproductions --out reproductions/results $(ARGS)
 
 # One process a core, 8 at most; a file's tests stay together, because they share what is slow to make. Of the benches

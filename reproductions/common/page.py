@@ -198,7 +198,7 @@ def _figure(result: dict[str, Any], folder: str) -> str:
         settings,
         *([result["notes"]] if result["notes"] else []),
         f"`python -m reproductions {result['id'].lower()}`: {_duration(result['training_s'])} of one core for its "
-        f"{len(result['runs'])} runs where none is kept, {_duration(result['drawing_s'])} from kept runs.",
+        f"{len(result['runs'])} runs where none is stored, {_duration(result['drawing_s'])} from stored runs.",
     ]
     return "\n\n".join(blocks) + "\n"
 
