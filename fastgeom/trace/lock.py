@@ -21,7 +21,7 @@ from fastgeom.trace.errors import TraceLockedError
 # A reader that asks whether a trace is live holds the lock, shared, for microseconds: no reason to refuse a writer.
 _ATTEMPTS, _PAUSE_S = 10, 0.01
 
-_held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+_open_locks: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 
 
 class WriterLock:
@@ -58,7 +58,7 @@ class WriterLock:
         self._fd = fd
         os.ftruncate(fd, 0)
         os.write(fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
-        _held.add(self)
+        _open_locks.add(self)
 
     def _open(self) -> int:
         folder = self.path.parent
@@ -128,7 +128,7 @@ def _describe(fd: int) -> str:
 
 def _forget_in_child() -> None:
     """Close inherited locks: a forked data-loader worker that outlives its killed trainer must not keep its lock."""
-    for lock in list(_held):
+    for lock in list(_open_locks):
         if lock._fd >= 0:
             os.close(lock._fd)
             lock._fd = -1
