@@ -2,22 +2,23 @@
 
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from bench.common.case import STEP, WINDOW, Case
 from bench.common.cpu import Cpu
-from bench.common.growth import recorded
 from bench.common.implementations.base import Work
 from bench.common.peak import Peak
 from bench.common.problem import Problem
 from bench.common.registry import REGISTRY
+from bench.common.rounds import Estimate
 from bench.common.running import fit
 from bench.common.timing import Bench
 
@@ -108,3 +109,49 @@ def _step_seconds() -> float:
 def _slowest(ranks: Sequence[ProcessPoolExecutor]) -> float:
     """Seconds of the slowest of some processes that step at the same time."""
     return max(step.result() for step in [rank.submit(_step_seconds) for rank in ranks])
+
+
+def fit_power_law(
+    sizes: Sequence[float], rounds: Sequence[Sequence[float]], reference: float
+) -> tuple[Estimate, float]:
+    """Fit time = constant (x / reference)^exponent to every round, by least squares of the logarithms.
+
+    Args:
+        sizes: x.
+        rounds: of each, seconds at every size.
+        reference: where the constant is read off.
+
+    Returns:
+        The exponent, and the constant in seconds.
+    """
+    fits = [np.polyfit(np.log(np.array(sizes) / reference), np.log(times), 1) for times in rounds]
+    constants = Estimate.of([float(np.exp(constant)) for _, constant in fits])
+    return Estimate.of([float(exponent) for exponent, _ in fits]), constants.value
+
+
+def recorded(
+    over: str,
+    statistic: str,
+    sizes: Sequence[float],
+    rounds: Sequence[Sequence[float]],
+    *,
+    model: Callable[[float], float],
+    reference: float,
+) -> dict[str, object]:
+    """What is recorded of a growth: that of the rounds, as in `fit_power_law`, and of a model that gives seconds."""
+    exponent, constant = fit_power_law(sizes, rounds, reference)
+    model_exponent, model_constant = fit_power_law(sizes, [[model(size) for size in sizes]], reference)
+    medians = np.median(np.array(rounds), axis=0)
+    return {
+        "kind": "growth",
+        "over": over,
+        "statistic": statistic,
+        "points": [[size, float(seconds)] for size, seconds in zip(sizes, medians, strict=True)],
+        "exponent": exponent.value,
+        "exponent_low": exponent.low,
+        "exponent_high": exponent.high,
+        "constant": constant * 1e3,
+        "constant_unit": f"ms at {reference:,.0f}",
+        "model_exponent": model_exponent.value,
+        "model_constant": model_constant * 1e3,
+    }

@@ -69,19 +69,13 @@ def count_sketch(tensors: Sequence[Tensor], buckets: int, seed: int, *, chunk: i
     return sketch
 
 
-def relative(value: float, exact: float, scale: float | None = None) -> float:
-    """How far off, against the exact value or another scale; inf where it is no number."""
-    off = abs(value - exact) / abs(exact if scale is None else scale)
-    return off if off == off else float("inf")  # noqa: PLR0124 (NaN)
-
-
 def assert_near(value: float, exact: float, most: float, what: str, scale: float | None = None) -> float:
-    """Raise where a number is off by more than ``most``, relatively; return by how much it is.
+    """Raise where a number is off by more than ``most``, relative to the exact value or to a scale; return by how much.
 
     Raises:
         AssertionError: names it.
     """
-    off = relative(value, exact, scale)
-    if not off <= most:
+    off = abs(value - exact) / abs(exact if scale is None else scale)
+    if not off <= most:  # NaN included
         raise AssertionError(f"{what}: off by {off:.2g} relatively, allowed {most:.2g}: {value!r} for {exact!r}")
     return off

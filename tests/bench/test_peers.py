@@ -204,7 +204,7 @@ def test_windows_write_the_dots_with_the_gradients_before(watched, tmp_path, kin
     if kind is monitors.LeanWindow:  # a full row a step, with 0 where no gradient was
         written = [[loss, norm, *dots] for *dots, norm, loss in np.load(tmp_path / "dots.npy").tolist()]
     else:
-        written = [row + [0.0] * (WINDOW + 2 - len(row)) for row in rows(tmp_path / "dots.csv")]
+        written = [row + [0.0] * (WINDOW + 2 - len(row)) for row in rows(tmp_path / "norm.csv")]
     for step, row in enumerate(written):
         past = [flat(gradients[step - lag]) if lag <= step else np.zeros(1) for lag in range(1, WINDOW + 1)]
         dots = [float((flat(gradients[step]) * before).sum()) for before in past]
