@@ -30,6 +30,10 @@ class Estimate:
         cut = max(0, cut - 1)
         return cls(statistics.median(ordered), ordered[cut], ordered[n - 1 - cut])
 
+    def facts(self, scale: float = 1.0) -> dict[str, float]:
+        """As a ratio is recorded."""
+        return {"ratio": self.value * scale, "ratio_low": self.low * scale, "ratio_high": self.high * scale}
+
 
 @dataclass(frozen=True)
 class Rounds:

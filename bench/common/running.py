@@ -154,14 +154,12 @@ def _peers(bench: Bench, problem: Problem, works: Mapping[str, Work], timed: Rou
     for name, work in works.items():
         if name == OURS:
             continue
-        ratio, scale = timed.ratio(name, OURS), works[OURS].steps / work.steps
+        scale = works[OURS].steps / work.steps
         seconds = timed.median(name) / work.steps
         results[name] = {
             "time_ms": seconds * 1e3,
             "ns_per_element": seconds / problem.g.n_elements * 1e9,
-            "ratio": ratio.value * scale,
-            "ratio_low": ratio.low * scale,
-            "ratio_high": ratio.high * scale,
+            **timed.ratio(name, OURS).facts(scale),
             "relative_error": work.relative_error,
             "rounds": len(timed.seconds[name]),
             **_cost(bench, work, counted=counted[name]),

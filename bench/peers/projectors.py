@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.peers.available import PEERS as INSTALL
-from bench.peers.available import Missing, Peer, load, require_card
+from bench.peers.available import Missing, load, require_card
 
 STANDARD_ERRORS = 5.0
 """What the squared norm of a projection may be off by."""
@@ -30,14 +30,18 @@ _TRAK_MULTIPLE = 512
 
 
 @dataclass(frozen=True)
-class Projector(Peer):
-    """A map to m numbers; ``make(tensors, m, seed=0)``.
+class Projector:
+    """A map to m numbers.
 
     Attributes:
+        name: as it stands in a table.
+        make: from tensors, m and a seed to the call that is timed.
         most_products: the N m up to which a call on a CPU of a few cores takes seconds at most.
         bytes_per_element: memory it takes, for each of the N, while it is checked.
     """
 
+    name: str
+    make: Callable[..., Callable[[], Tensor]]
     most_products: float = math.inf
     bytes_per_element: int = 0
 

@@ -199,6 +199,7 @@ def test_every_implementation_is_checked(cpu, monkeypatch, statistic):
 
 
 def test_what_cannot_run_is_recorded_with_its_reason_and_ours_is_never_skipped(monkeypatch, bench):
+    monkeypatch.setattr(bench.device, "room_bytes", lambda: 10**9)
     monkeypatch.setattr(bench.device, "free_bytes", lambda: 10_000)
     absent = raising(Missing("needs the package nowhere"))
     greedy = Implementation("greedy", constant, more_gradients=lambda case: 10**6)

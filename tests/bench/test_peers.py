@@ -16,7 +16,6 @@ from bench.peers.available import Missing, load, require_card
 from bench.peers.monitors import WINDOW
 
 SIZES = (0, 1, 7, 1023, 1024, 1025, 8191, 8193, 20_000)
-POINTER_TABLE = card_norms.PEERS[-1]
 
 
 def norm(tensors):
@@ -26,7 +25,7 @@ def norm(tensors):
 @pytest.mark.parametrize("dtypes", [(torch.float32,), (torch.bfloat16, torch.float32), (torch.float64, torch.float16)])
 def test_norm_by_a_pointer_table_is_that_of_float64(device, dtypes):
     tensors = [torch.randn(n, device=device).to(dtypes[i % len(dtypes)]) for i, n in enumerate(SIZES)]
-    call = POINTER_TABLE.make(tensors)
+    call = card_norms.pointer_table(tensors)
     result = call()
     assert result.shape == () and result.dtype is torch.float64
     assert float(result) == pytest.approx(norm(tensors), rel=1e-13)
@@ -39,13 +38,13 @@ def test_norm_by_a_pointer_table_reads_no_element_outside(device):
     tensors = [storage[100:101], storage[200 : 200 + 1025], storage[1501 : 1501 + 1023]]
     for tensor in tensors:
         tensor.normal_()
-    assert float(POINTER_TABLE.make(tensors)()) == pytest.approx(norm(tensors), rel=1e-13)
+    assert float(card_norms.pointer_table(tensors)()) == pytest.approx(norm(tensors), rel=1e-13)
 
 
 def test_norm_by_a_pointer_table_refuses_what_does_not_lie_in_one_vector(device):
     for tensor, message in ((torch.ones(4, 4).T[:, :2], "contiguous"), (torch.ones(0), "at least one element")):
         with pytest.raises(Missing, match=message):
-            POINTER_TABLE.make([tensor.to(device)])
+            card_norms.pointer_table([tensor.to(device)])
 
 
 def fake_norm(chunk_elements, overflow, lists, per_tensor):
@@ -77,9 +76,9 @@ def test_norms_of_apex_and_transformer_engine_are_called_as_they_expect(monkeypa
     monkeypatch.setattr(card_norms, "require_card", lambda tensors: None)
     for dtypes in ((torch.float32,), (torch.float32, torch.bfloat16)):
         tensors = [torch.randn(n).to(dtypes[i % len(dtypes)]) for i, n in enumerate(SIZES)]
-        for peer in card_norms.PEERS[:2]:
-            result = peer.make(tensors)()
-            assert result.shape == () and float(result) == pytest.approx(norm(tensors), rel=1e-6), peer.name
+        for peer in (card_norms.apex, card_norms.transformer_engine):
+            result = peer(tensors)()
+            assert result.shape == () and float(result) == pytest.approx(norm(tensors), rel=1e-6), peer
 
 
 @pytest.mark.parametrize(
