@@ -154,7 +154,7 @@ def _contest(
             except Missing as missing:
                 skipped[name] = str(missing)
                 device.forget()
-        timed = bench.rounds(modes, rounds=rounds, slow_rounds=rounds, single=True)
+        timed = bench.rounds(modes, rounds=rounds, single=True)
     for name, mode in modes.items():
         if name in OURS:
             watching[name].check(mode.steps)

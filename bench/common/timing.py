@@ -32,17 +32,15 @@ class Bench:
         """Put results into pytest-benchmark's file."""
         self._benchmark.extra_info.update(results)
 
-    def rounds(
-        self, calls: Mapping[str, Work], *, rounds: int = 7, slow_rounds: int = SLOW_ROUNDS, single: bool = False
-    ) -> Rounds:
+    def rounds(self, calls: Mapping[str, Work], *, rounds: int = 7, single: bool = False) -> Rounds:
         """Time all calls in turn, round after round; the first is what pytest-benchmark calls the benchmark.
 
         Args:
             calls: by name. pytest-benchmark's own table shows the samples of the first, each of some calls where a call
                 is short.
-            rounds: how many.
-            slow_rounds: how many for a call that takes longer than `SLOW_S`.
-            single: call everything once before the first round and once in each, so that all have taken as many steps.
+            rounds: how many; of a call that takes longer than `SLOW_S` at most `SLOW_ROUNDS`.
+            single: call everything once before the first round and once in each, slow or not, so that all have taken as
+                many steps.
         """
         clocks = {name: self.device.clock(work, single=single) for name, work in calls.items()}
         samples: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
@@ -52,7 +50,7 @@ class Bench:
             if others:
                 others.append(others.pop(0))  # nobody always comes after the same one
             for name in others:
-                if len(samples[name]) < slow_rounds or samples[name][0][0] < SLOW_S:
+                if single or len(samples[name]) < SLOW_ROUNDS or samples[name][0][0] < SLOW_S:
                     clocks[name].ready()
                     samples[name].append(clocks[name].sample())
             clocks[ours].ready()

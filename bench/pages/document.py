@@ -4,7 +4,6 @@ A document is made of the file that pytest-benchmark writes. It keeps what each 
 leaves out the times of single rounds.
 """
 
-import datetime
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -54,17 +53,11 @@ def read(path: Path) -> Document:
 def newest(folder: Path, *, but: Document | None = None) -> list[Document]:
     """The newest document of each device among the files of a folder, CPUs first, without the run ``but``."""
     by_device: dict[str, Document] = {}
-    for run in sorted(map(read, sorted(folder.glob("*.json"))), key=when):
+    for run in sorted(map(read, sorted(folder.glob("*.json"))), key=lambda run: run["date"]):
         slug = run["device"]["slug"]
         if not but or (but["device"]["slug"], but["date"]) != (slug, run["date"]):
             by_device[slug] = run
     return sorted(by_device.values(), key=lambda run: (run["device"]["kind"] != "cpu", run["device"]["slug"]))
-
-
-def when(document: Document) -> datetime.datetime:
-    """When it was run; in UTC where the file names no zone."""
-    date = datetime.datetime.fromisoformat(document["date"])
-    return date if date.tzinfo else date.replace(tzinfo=datetime.UTC)
 
 
 def of_kind(document: Document, kind: str) -> list[Facts]:
@@ -141,7 +134,6 @@ def _document(content: Facts, path: Path) -> Document:
         if device != (before := shared["device"]["slug"]):
             raise UnusableError(f"{path}: {name} ran on {device}, those before it on {before}; expected one device")
         benches.append({"name": name, **facts})
-    python = content.get("machine_info", {}).get("python_version")
     commit = content.get("commit_info", {})
     return {
         "format": FORMAT,
@@ -151,7 +143,7 @@ def _document(content: Facts, path: Path) -> Document:
         "dirty": bool(commit.get("dirty")),
         "seconds": content.get("seconds"),
         "device": shared["device"],
-        "versions": {"python": python} | shared["versions"],
+        "versions": shared["versions"],
         "threads": shared["threads"],
         "benches": benches,
     }

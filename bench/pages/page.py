@@ -34,11 +34,7 @@ TAIL = """\
 
 
 def render(documents: Sequence[Document]) -> str:
-    """Write the page in Markdown.
-
-    Args:
-        documents: the newest of each device, as `bench.pages.document.newest` gives them.
-    """
+    """The page in Markdown, of the newest document of each device."""
     lines = [HEAD]
     for document in documents:
         lines += [*sections(document), ""]
@@ -75,8 +71,7 @@ def _goals(document: Document) -> list[str]:
 
 
 def _limit(goal: Facts) -> str:
-    limits = [f"{sign} {given(goal[key])}" for key, sign in (("least", "≥"), ("most", "≤")) if key in goal]
-    return " and ".join(limits) or NONE
+    return f"≥ {given(goal['least'])}" if "least" in goal else f"≤ {given(goal['most'])}"
 
 
 def _measured(goal: Facts) -> str:
@@ -100,8 +95,7 @@ def _speed(statistic: str, cases: Sequence[Facts]) -> list[str]:
             what(case).removeprefix(f"{statistic}, ").removeprefix(f"{statistic}; "),
             number(case["time_ms"]),
             number(case.get("bandwidth_gb_per_s")),
-            _two(case.get("fraction_of_peak")),
-            _two(case.get("fraction_of_datasheet")),
+            *(_two(case.get(fraction)) for fraction in ("fraction_of_peak", "fraction_of_datasheet")),
             error(case.get("relative_error")),
             count(case.get("launches")),
             number(case.get("host_ms")) if on_card else NONE,
@@ -110,10 +104,11 @@ def _speed(statistic: str, cases: Sequence[Facts]) -> list[str]:
         for case in cases
     ]
     columns = ["case", "ms", "GB/s", "of peak", "of data sheet", "error", "launches", "ms of the host"]
-    fastest = [min(ratios) for case in cases if (ratios := _ratios(case))]
-    faster = sum(map(_is_faster, fastest))
+    ratios = [[peer["ratio"] for peer in case["peers"].values() if peer.get("ratio")] for case in cases]
+    fastest = [min(each) for each in ratios if each]
     text = entry.meaning if entry else ""
     if fastest:
+        faster = sum(map(_is_faster, fastest))
         text += f" The fastest other is faster in {faster or 'none'} of {len(fastest)} cases."
     notes = [f"Smaller than meant: {case['note']}." for case in cases if case.get("note")]
     notes += _skipped(case["peers"] for case in cases)
@@ -134,10 +129,6 @@ def _other(peer: Facts) -> str:
     return text + (f", {size(temporary)}" if temporary >= 1e6 else "")
 
 
-def _ratios(case: Facts) -> list[float]:
-    return [peer["ratio"] for peer in case["peers"].values() if peer.get("ratio") is not None]
-
-
 def _is_faster(value: float) -> bool:
     """Whether another implementation beats ours in the two decimals that are shown."""
     return round(value, 2) < 1
@@ -146,13 +137,11 @@ def _is_faster(value: float) -> bool:
 def _skipped(benches: Iterable[Mapping[str, Facts]]) -> list[str]:
     """Those that were not timed, by the reason."""
     names: dict[str, dict[str, None]] = {}
-    for peers in benches:
-        for name, peer in peers.items():
-            if "skipped" in peer:
-                names.setdefault(str(peer["skipped"]), {})[name] = None
-    if not names:
-        return []
-    return ["Not timed: " + "; ".join(f"{', '.join(each)} ({reason})" for reason, each in names.items()) + "."]
+    for name, peer in (item for peers in benches for item in peers.items()):
+        if "skipped" in peer:
+            names.setdefault(str(peer["skipped"]), {})[name] = None
+    reasons = "; ".join(f"{', '.join(each)} ({reason})" for reason, each in names.items())
+    return [f"Not timed: {reasons}."] if names else []
 
 
 def _training(benches: Sequence[Facts]) -> list[str]:
@@ -217,25 +206,18 @@ def _range(values: Sequence[float]) -> str:
 
 def _growth(benches: Sequence[Facts]) -> list[str]:
     """Fitted exponents and constants beside those that the bytes moved would give."""
-    rows = []
-    for bench in benches:
-        unit = f" {bench['constant_unit']}" if bench.get("constant_unit") else ""
-        constants = (bench.get("constant"), bench.get("model_constant"))
-        rows.append(
-            [
-                f"{bench['statistic']} over {bench['over']}, {_range([x for x, _ in bench['points']])}",
-                ratio(bench, "exponent"),
-                ratio({"ratio": bench.get("model_exponent")}),
-                *(NONE if value is None else f"{number(value)}{unit}" for value in constants),
-            ]
-        )
-    columns = ["time of", "exponent [95 %]", "exponent of the bytes", "constant", "constant of the bytes"]
     text = (
         "The time of a step fitted as constant × size^exponent, beside what the bytes at the measured peak would give."
     )
-    notes = [
-        f"- {bench['statistic']} over {bench['over']}: {plain(bench['note'])}" for bench in benches if bench.get("note")
-    ]
+    columns = ["time of", "exponent [95 %]", "exponent of the bytes", "constant", "constant of the bytes"]
+    rows, notes = [], []
+    for bench in benches:
+        name = f"{bench['statistic']} over {bench['over']}"
+        size_range = _range([x for x, _ in bench["points"]])
+        exponents = ratio(bench, "exponent"), ratio({"ratio": bench["model_exponent"]})
+        constants = (f"{number(bench[key])} {bench['constant_unit']}" for key in ("constant", "model_constant"))
+        rows.append([f"{name}, {size_range}", *exponents, *constants])
+        notes += [f"- {name}: {plain(bench['note'])}"] if bench.get("note") else []
     return [text, "", *table(columns, rows), *(["", "Smaller than meant:", "", *notes] if notes else [])]
 
 

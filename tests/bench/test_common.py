@@ -127,13 +127,6 @@ def test_the_interval_is_that_of_the_order_statistics(n, cut):
     assert (estimate.low, estimate.high) == (cut, n - 1 - cut)
 
 
-def test_the_interval_covers_as_often_as_it_says():
-    generator = np.random.default_rng(0)
-    draws = generator.exponential(size=(4000, 9))
-    covered = sum(e.low <= math.log(2) <= e.high for e in map(Estimate.of, draws.tolist())) / len(draws)
-    assert 0.95 <= covered <= 0.975
-
-
 def test_growth_stands_beside_what_the_bytes_would_take():
     sizes = [10, 100, 1000]
     rounds = [[3e-6 * x**0.8 for x in sizes]] * 2

@@ -1,9 +1,8 @@
 """Peers of the benches: what needs no package is right, and what needs one says so when it is absent."""
 
 import csv
-import math
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -115,13 +114,10 @@ def test_package_that_is_there_and_broken_is_not_called_absent(monkeypatch, tmp_
 
 
 def test_card_is_missed(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(Missing, match="^needs a CUDA card$"):
-        require_card([])
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(Missing, match="got one on cpu"):
-        require_card([torch.ones(1)])
-    require_card([SimpleNamespace(is_cuda=True)])
+    for available, message in ((False, "^needs a CUDA card$"), (True, "got one on cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        with pytest.raises(Missing, match=message):
+            require_card([torch.ones(1)])
 
 
 @pytest.mark.parametrize("peer", projectors.PEERS, ids=lambda peer: peer.make.__name__)
@@ -132,17 +128,6 @@ def test_projections_estimate_norms_as_theory_says_and_are_linear(device, peer, 
         projectors.check_projection(peer.make, x, y, m)
     except Missing as missing:
         pytest.skip(str(missing))
-
-
-@pytest.mark.parametrize("peer", projectors.PEERS[1:], ids=lambda peer: peer.make.__name__)
-def test_projections_are_unbiased_with_the_variance_of_theory(device, peer):
-    m, n_seeds = 128, 100
-    x = [torch.randn(700, device=device) + 0.5]
-    exact = float(x[0].double().square().sum())
-    values = torch.stack([peer.make(x, m, seed)().double().square().sum() for seed in range(n_seeds)]).cpu() / exact
-    expected = math.sqrt(2 * (1 - float(x[0].double().pow(4).sum()) / exact**2) / m)
-    assert abs(float(values.mean()) - 1) < 4 * expected / math.sqrt(n_seeds)
-    assert float(values.std()) == pytest.approx(expected, rel=0.3)  # four standard errors of a deviation of 100
 
 
 @pytest.mark.parametrize("broken", [lambda image: 1.3 * image, lambda image: image.abs(), lambda image: image[:-1]])
@@ -236,23 +221,6 @@ def test_hooks_of_wandb_watch_measure_and_go(tmp_path):
     assert not model.weight._backward_hooks
     (written,) = tmp_path.rglob("*.wandb")
     assert b"gradients/weight" in written.read_bytes()
-
-
-@pytest.mark.parametrize("make", [models.cnn, models.gpt_blocks, models.one_billion], ids=lambda make: make.__name__)
-def test_models_of_the_training_bench_come_from_their_seed_alone(make):
-    values = []
-    for noise, seed in ((1, 0), (2, 0), (3, 1)):
-        torch.manual_seed(noise)
-        before = torch.get_rng_state()
-        training = make(torch.device("cpu"), seed=seed, small=True)
-        assert torch.equal(torch.get_rng_state(), before)
-        loss = training.loss()
-        loss.backward()
-        training.optimizer.step()
-        values.append([loss.detach(), *(p.detach() for p in training.model.parameters())])
-    first, again, other = values
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert first[0] != other[0] and not torch.equal(first[1], other[1])
 
 
 def test_models_of_the_training_bench_are_as_large_as_they_say():

@@ -64,12 +64,15 @@ def every_kind() -> Benches:
 
 def write(path: Path, benches: Benches, device: dict[str, Any] = CPU, date: str = "2026-12-01T10:11:12") -> Path:
     """A file as pytest-benchmark writes it."""
-    shared = {"device": device, "versions": {"torch": "2.13.0"}, "threads": {"torch": 2, "numba": 2}}
+    shared = {
+        "device": device,
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "threads": {"torch": 2, "numba": 2},
+    }
     stats = {"stats": {"data": [1.5, 2.5]}}
     listed = [{"fullname": name, "extra_info": {**shared, **facts}, **stats} for name, facts in benches.items()]
     commit = {"id": "0123abcd", "dirty": True}
-    machine = {"python_version": "3.11.7"}
-    file = {"machine_info": machine, "commit_info": commit, "datetime": date, "benchmarks": listed}
+    file = {"commit_info": commit, "datetime": date, "benchmarks": listed}
     path.write_text(json.dumps(file))
     return path
 
