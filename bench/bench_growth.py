@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +17,8 @@ from bench.common.implementations.base import Work
 from bench.common.peak import Peak
 from bench.common.problem import Problem
 from bench.common.registry import REGISTRY
-from bench.common.rounds import Estimate
 from bench.common.running import fit
-from bench.common.timing import Bench
+from bench.common.timing import Bench, Estimate
 
 ROUNDS = 9
 
@@ -74,35 +72,32 @@ def test_growth_over_processes(bench: Bench, peak: Peak) -> None:
             stack.enter_context(ProcessPoolExecutor(1, spawn, initializer=_prepare_rank, initargs=(elements,)))
             for _ in range(counts[-1])
         ]
-        bytes_moved = ranks[0].submit(_bytes_moved).result()
         _slowest(ranks)
         rounds = [[_slowest(ranks[:count]) for count in counts] for _ in range(ROUNDS if bench.device.timed else 1)]
     timed = bench.rounds(peak.work, rounds=ROUNDS)
     bytes_per_s = float(peak.measured(timed)["peak_gb_per_s"]) * 1e9
-    seconds = bytes_moved / bytes_per_s
+    seconds = REGISTRY[WINDOW].bytes_moved(Problem(bench.device, _rank_case(elements))) / bytes_per_s
     model = {"model": lambda count: count * seconds, "reference": counts[0]}
     bench.record(**recorded("processes", WINDOW, counts, rounds, **model))
+
+
+def _rank_case(elements: int) -> Case:
+    return Case(WINDOW, elements, 16, window=16)
 
 
 def _prepare_rank(elements: int) -> None:
     """Let this process have a window and one thread."""
     torch.set_num_threads(1)
-    problem = Problem(Cpu(), Case(WINDOW, elements, 16, window=16))
-    statistic = REGISTRY[WINDOW]
-    _rank["work"], _rank["bytes_moved"] = statistic.implementations[0].build(problem), statistic.bytes_moved(problem)
+    _rank.append(REGISTRY[WINDOW].implementations[0].build(Problem(Cpu(), _rank_case(elements))))
 
 
-_rank: dict[str, Any] = {}
+_rank: list[Work] = []
 """Of the process of a rank."""
-
-
-def _bytes_moved() -> int:
-    return _rank["bytes_moved"]
 
 
 def _step_seconds() -> float:
     start = time.perf_counter()
-    _rank["work"].call()
+    _rank[0].call()
     return time.perf_counter() - start
 
 

@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from bench.common.cpu import Cpu, WallClock, slugify
-
-Work = Callable[[], object]
+from bench.common.cpu import Cpu, WallClock, Work, slugify
 
 PACKAGES = ("torch", "triton", "numpy", "numba", "h5py")
 DATASHEET_GB_PER_S = {

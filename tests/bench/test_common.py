@@ -19,10 +19,9 @@ from bench.common.implementations.base import Implementation, Work
 from bench.common.peak import Peak
 from bench.common.problem import Problem
 from bench.common.registry import REGISTRY
-from bench.common.rounds import Estimate, Rounds
 from bench.common.running import Rotation, fit, run_case
 from bench.common.shapes import GPT2, LISTS, LLAMA, RESNET, llama3_8b, numels, total
-from bench.common.timing import Bench
+from bench.common.timing import Bench, Estimate, Rounds
 from bench.pages import document
 from bench.peers.available import Missing
 from fastgeom import reference

@@ -199,9 +199,7 @@ def test_page_holds_the_newest_of_each_device_cpu_first(results: Path, tmp_path:
     assert document.read(results / "test-cpu-2-cores-2026-12-02.json")["date"] == "2026-12-02T10:00:00"
 
 
-def test_partial_run_leaves_stored_results_alone(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_partial_run_leaves_stored_results_alone(results, tmp_path, capsys):
     report.main([str(write(tmp_path / "whole.json", every_kind()))])
     before = {path: path.read_bytes() for path in results.parent.rglob("*") if path.is_file()}
     partial = tmp_path / "part.json"
@@ -225,13 +223,6 @@ def test_page_of_a_run_without_speed_links_no_picture(tmp_path: Path) -> None:
     assert "svg" not in (tmp_path / "README.md").read_text() and not list(tmp_path.rglob("*.svg"))
 
 
-def two_devices(path: Path) -> None:
-    first, second = (
-        json.loads(write(path, {f"a::{device['slug']}": speed("norm")}, device).read_text()) for device in (CPU, CARD)
-    )
-    path.write_text(json.dumps(first | {"benchmarks": first["benchmarks"] + second["benchmarks"]}))
-
-
 @pytest.mark.parametrize(
     ("make", "text"),
     [
@@ -240,7 +231,10 @@ def two_devices(path: Path) -> None:
         (lambda path: path.write_text('{"card": {}}'), "expected the JSON of `pytest bench --benchmark-json`"),
         (lambda path: write(path, {}), "without --benchmark-disable"),
         (lambda path: write(path, {"a::b": {}}), "a::b: kind is None.*expected one of speed.*--benchmark-disable"),
-        (two_devices, "a::test-card ran on test-card, those before it on test-cpu-2-cores"),
+        (
+            lambda path: write(path, {"a": speed("dot"), "b": speed("dot", device=CARD)}),
+            "b ran on test-card",
+        ),
         (lambda path: path.write_text(f'{{"format": "{document.FORMAT}", "schema": 99}}'), "with schema 1"),
     ],
     ids=["missing", "no JSON", "other JSON", "empty", "disabled", "two devices", "schema"],
@@ -290,9 +284,7 @@ def modes(benches: Benches) -> Benches:
         (lambda benches: benches[DOT].update(time_ms=900.0, bandwidth_gb_per_s=1.0), ""),
     ],
 )
-def test_comparison_flags_what_got_worse_by_more_than_15_percent(
-    change: Callable[[Benches], object], flagged: str, tmp_path: Path
-) -> None:
+def test_comparison_flags_what_got_worse_by_more_than_15_percent(change, flagged, tmp_path):
     text, status = compared(change, tmp_path)
     assert status == bool(flagged) and ("worse by more than 15 %:\n" in text) == bool(flagged)
     assert flagged in text
@@ -317,9 +309,7 @@ def test_comparison_lists_what_is_new_and_missing(tmp_path: Path) -> None:
     assert new.startswith("  norm title; 100 M bfloat16, 400 tensors: fraction of peak\n") and status == 0
 
 
-def test_comparison_reads_stored_documents_and_takes_the_newest_other_run(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_comparison_reads_stored_documents_and_takes_the_newest_other_run(results, tmp_path, capsys):
     slow = every_kind()
     peer(slow)["ratio"] = 1.5
     report.main([str(write(tmp_path / "a.json", every_kind(), date="2026-12-01T10:00:00"))])
@@ -331,9 +321,7 @@ def test_comparison_reads_stored_documents_and_takes_the_newest_other_run(
     assert compare.main([first, second]) == 0 and compare.main([second, first]) == 1
 
 
-def test_ratios_of_different_machines_do_not_compare(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ratios_of_different_machines_do_not_compare(results, tmp_path, capsys):
     one, other = write(tmp_path / "a.json", every_kind()), write(tmp_path / "b.json", every_kind(), CARD)
     assert compare.main([str(one), str(other)]) == 2
     assert "ratios of different machines do not compare" in capsys.readouterr().out
