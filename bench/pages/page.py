@@ -95,7 +95,7 @@ def _speed(statistic: str, cases: Sequence[Facts]) -> list[str]:
             what(case).removeprefix(f"{statistic}, ").removeprefix(f"{statistic}; "),
             number(case["time_ms"]),
             number(case.get("bandwidth_gb_per_s")),
-            *(_two(case.get(fraction)) for fraction in ("fraction_of_peak", "fraction_of_datasheet")),
+            *(ratio(case, fraction) for fraction in ("fraction_of_peak", "fraction_of_datasheet")),
             error(case.get("relative_error")),
             count(case.get("launches")),
             number(case.get("host_ms")) if on_card else NONE,
@@ -146,23 +146,19 @@ def _skipped(benches: Iterable[Mapping[str, Facts]]) -> list[str]:
 
 def _training(benches: Sequence[Facts]) -> list[str]:
     """What measuring adds to a step, ours and other tools."""
-    modes = dict.fromkeys(name for bench in benches for name in bench["modes"])
-    rows = []
-    for name in modes:
-        peer = any(bench["modes"].get(name, {}).get("peer") for bench in benches)
-        row = [f"{name}, another tool" if peer else name]
-        for bench in benches:
-            mode = bench["modes"].get(name, {})
-            row += [NONE, NONE] if "ratio" not in mode else [ratio(mode), number(mode.get("added_ms"))]
-        rows.append(row)
-    columns = ["with"]
+    columns, rows = ["with"], {}
     for bench in benches:
         columns += [f"{bench['model']}, {count(bench['n_elements'])}, {number(bench['time_ms'])} ms", "ms added"]
+        for name, mode in bench["modes"].items():
+            rows.setdefault(name, [f"{name}, another tool" if mode.get("peer") else name])
+    for name, row in rows.items():
+        for mode in (bench["modes"].get(name, {}) for bench in benches):
+            row += [ratio(mode), number(mode.get("added_ms"))]
     skipped = _skipped(bench["modes"] for bench in benches)
     return [
         "A whole training step with measuring over one without: by model, its parameters, and the time without.",
         "",
-        *table(columns, rows),
+        *table(columns, rows.values()),
         *(["", *map(plain, skipped)] if skipped else []),
     ]
 
@@ -254,14 +250,9 @@ def _machine(document: Document) -> list[str]:
 
 
 def _peak(document: Document) -> str:
-    cases = [case for case in of_kind(document, "speed") if case.get("peak_gb_per_s") is not None]
-    if not cases:
+    peaks = [(case["peak_gb_per_s"], case["peak_way"]) for case in of_kind(document, "speed")]
+    if not peaks:
         return ""
-    peaks = sorted(case["peak_gb_per_s"] for case in cases)
-    reads = Counter(str(case.get("peak_way", "a read not named")) for case in cases)
-    fastest = ", ".join(f"{name} in {n}" for name, n in reads.most_common())
-    return f"{number(peaks[0])} to {number(peaks[-1])} GB/s over {len(cases)} cases (fastest read: {fastest})"
-
-
-def _two(value: float | None) -> str:
-    return NONE if value is None else f"{value:.2f}"
+    (lowest, _), (highest, _) = min(peaks), max(peaks)
+    fastest = ", ".join(f"{name} in {n}" for name, n in Counter(name for _, name in peaks).most_common())
+    return f"{number(lowest)} to {number(highest)} GB/s over {len(peaks)} cases (fastest read: {fastest})"

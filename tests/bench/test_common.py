@@ -243,12 +243,9 @@ def test_copies_are_used_in_turn(cpu):
 
 def test_everything_is_closed_once(monkeypatch, bench):
     closed: list[str] = []
-    builders = {
-        name: lambda problem, name=name: Work(lambda: None, 0.0, close=lambda: closed.append(name))
-        for name in (OURS, "other")
-    }
-    run_with(monkeypatch, bench, builders)
-    assert sorted(closed) == [OURS, "other"]
+    build = {name: lambda problem, name=name: Work(int, 0.0, close=lambda: closed.append(name)) for name in (OURS, "a")}
+    run_with(monkeypatch, bench, build)
+    assert sorted(closed) == ["a", OURS]
 
 
 def test_at_full_size_what_fails_or_is_wrong_leaves_its_reason_and_ours_its_result(monkeypatch, bench):
@@ -293,14 +290,13 @@ def test_the_memory_of_a_call_is_its_peak(cpu):
     assert peak_bytes is None or 70e6 < peak_bytes < 120e6
 
 
-@pytest.fixture
-def card(monkeypatch):
-    """A card whose device counts: a read of the cover takes 1 ms there."""
-    now = {"device": 0.0, "passes": []}
+def test_a_call_on_a_card_is_timed_alone_behind_reads_that_outlast_the_host(monkeypatch):
+    """On a card whose device counts: a read of the cover takes 1 ms there."""
+    device_s, passes = [0.0], []
 
     class Event:
         def record(self):
-            self.at = now["device"]
+            self.at = device_s[0]
 
         def elapsed_time(self, end):
             return (end.at - self.at) * 1e3
@@ -308,29 +304,20 @@ def card(monkeypatch):
         def synchronize(self):
             pass
 
-    def read_cover(passes):
-        now["passes"].append(passes)
-        now["device"] += passes * 1e-3
-
-    card = Card.__new__(Card)
-    card._pass_s = 1e-3
-    monkeypatch.setattr(device, "_event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(card, "_read_cover", read_cover)
-    monkeypatch.setattr(card, "synchronize", lambda: None)
-    return card, now
-
-
-def test_a_call_on_a_card_is_timed_alone_behind_reads_that_outlast_the_host(card):
-    card, now = card
+    def read_cover(count):
+        passes.append(count)
+        device_s[0] += count * 1e-3
 
     def work():
-        now["device"] += 5e-3
+        device_s[0] += 5e-3
         time.sleep(4e-3)
 
-    device_s, host_s = card.clock(work).sample()
-    assert device_s == pytest.approx(5e-3) and 4e-3 <= host_s < 0.1
-    assert len(now["passes"]) == 1 and now["passes"][0] * 1e-3 >= 1.5 * 4e-3
+    card = Card.__new__(Card)
+    card._pass_s, card._read_cover, card.synchronize = 1e-3, read_cover, lambda: None
+    monkeypatch.setattr(device, "_event", Event)
+    seconds, host_s = card.clock(work).sample()
+    assert seconds == pytest.approx(5e-3) and 4e-3 <= host_s < 0.1
+    assert len(passes) == 1 and passes[0] * 1e-3 >= 1.5 * 4e-3
 
 
 def test_the_data_sheet_is_that_of_the_very_card():
