@@ -13,10 +13,15 @@ import pytest
 from bench.outcome import RECORD
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Of the processes of xdist only the one that gathers the reports records."""
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.unregister(name="bench.record")
+
+
 def _write(**line: object) -> None:
-    if "PYTEST_XDIST_WORKER" not in os.environ:  # the process that gathers the reports writes them all
-        with Path(os.environ[RECORD]).open("a") as lines:
-            print(json.dumps(line), file=lines)
+    with Path(os.environ[RECORD]).open("a") as lines:
+        print(json.dumps(line), file=lines)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
