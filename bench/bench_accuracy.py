@@ -40,23 +40,16 @@ Calls = dict[str, list[Callable[[], float | Tensor]]]
 """Name → calls, each of which returns the statistic."""
 
 
-class Vectors:
-    """Prefixes of two vectors of normal numbers, and what is made of them: 1.6 GB at 1e8 elements."""
-
-    def __init__(self) -> None:
-        self._normal: list[Tensor] = []
-
-    def pair(self, distribution: str, dtype: str, size: int, device) -> list[Tensor]:
-        """Two vectors of that many elements, or of `UNTIMED`; the second in the stated relation to the first."""
-        if not self._normal:
-            generator, most = torch.Generator().manual_seed(0), SIZES[-1] if device.timed else UNTIMED
-            self._normal = [torch.randn(most, generator=generator).to(device.device) for _ in range(2)]
-        return [x.to(getattr(torch, dtype)) for x in DISTRIBUTIONS[distribution](*(x[:size] for x in self._normal))]
-
-
 @pytest.fixture(scope="module")
-def vectors() -> Vectors:
-    return Vectors()
+def normal(device) -> list[Tensor]:
+    """Two vectors of normal numbers, of which every case takes a prefix."""
+    generator, most = torch.Generator().manual_seed(0), SIZES[-1] if device.timed else UNTIMED
+    return [torch.randn(most, generator=generator).to(device.device) for _ in range(2)]
+
+
+def pair(normal: list[Tensor], distribution: str, dtype: str, size: int) -> list[Tensor]:
+    """Two vectors of that many elements, or of `UNTIMED`; the second in the stated relation to the first."""
+    return [x.to(getattr(torch, dtype)) for x in DISTRIBUTIONS[distribution](*(x[:size] for x in normal))]
 
 
 def heavy_tails(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,8 +73,8 @@ DISTRIBUTIONS = {
 
 @pytest.mark.parametrize("distribution", ["normal", "heavy tails"])
 @pytest.mark.parametrize(("dtype", "size"), CASES)
-def test_norm(bench: Bench, device, vectors: Vectors, *, distribution: str, dtype: str, size: int) -> None:
-    x, _ = vectors.pair(distribution, dtype, size, device)
+def test_norm(bench: Bench, device, normal: list[Tensor], *, distribution: str, dtype: str, size: int) -> None:
+    x, _ = pair(normal, distribution, dtype, size)
     on_host, exact = host_array(x), exact_dot(x, x)
     calls = {
         "fastgeom": [lambda: fastgeom.norm([x]), lambda: fastgeom.norm(x.tensor_split(TENSORS))],
@@ -99,8 +92,8 @@ def test_norm(bench: Bench, device, vectors: Vectors, *, distribution: str, dtyp
 
 @pytest.mark.parametrize("distribution", list(DISTRIBUTIONS))
 @pytest.mark.parametrize(("dtype", "size"), CASES)
-def test_dot(bench: Bench, device, vectors: Vectors, *, distribution: str, dtype: str, size: int) -> None:
-    a, b = vectors.pair(distribution, dtype, size, device)
+def test_dot(bench: Bench, device, normal: list[Tensor], *, distribution: str, dtype: str, size: int) -> None:
+    a, b = pair(normal, distribution, dtype, size)
     a_on_host, b_on_host = host_array(a), host_array(b)
     exact, scale = exact_dot(a, b), math.sqrt(exact_dot(a, a) * exact_dot(b, b))
     calls = {

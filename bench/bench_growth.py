@@ -2,24 +2,23 @@
 
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from bench.common.case import STEP, WINDOW, Case
 from bench.common.cpu import Cpu
-from bench.common.growth import recorded
 from bench.common.implementations.base import Work
 from bench.common.peak import Peak
 from bench.common.problem import Problem
 from bench.common.registry import REGISTRY
 from bench.common.running import fit
-from bench.common.timing import Bench
+from bench.common.timing import Bench, Estimate
 
 ROUNDS = 9
 
@@ -73,38 +72,81 @@ def test_growth_over_processes(bench: Bench, peak: Peak) -> None:
             stack.enter_context(ProcessPoolExecutor(1, spawn, initializer=_prepare_rank, initargs=(elements,)))
             for _ in range(counts[-1])
         ]
-        bytes_moved = ranks[0].submit(_bytes_moved).result()
         _slowest(ranks)
         rounds = [[_slowest(ranks[:count]) for count in counts] for _ in range(ROUNDS if bench.device.timed else 1)]
     timed = bench.rounds(peak.work, rounds=ROUNDS)
     bytes_per_s = float(peak.measured(timed)["peak_gb_per_s"]) * 1e9
-    seconds = bytes_moved / bytes_per_s
+    seconds = REGISTRY[WINDOW].bytes_moved(Problem(bench.device, _rank_case(elements))) / bytes_per_s
     model = {"model": lambda count: count * seconds, "reference": counts[0]}
     bench.record(**recorded("processes", WINDOW, counts, rounds, **model))
+
+
+def _rank_case(elements: int) -> Case:
+    return Case(WINDOW, elements, 16, window=16)
 
 
 def _prepare_rank(elements: int) -> None:
     """Let this process have a window and one thread."""
     torch.set_num_threads(1)
-    problem = Problem(Cpu(), Case(WINDOW, elements, 16, window=16))
-    statistic = REGISTRY[WINDOW]
-    _rank["work"], _rank["bytes_moved"] = statistic.implementations[0].build(problem), statistic.bytes_moved(problem)
+    _rank.append(REGISTRY[WINDOW].implementations[0].build(Problem(Cpu(), _rank_case(elements))))
 
 
-_rank: dict[str, Any] = {}
+_rank: list[Work] = []
 """Of the process of a rank."""
-
-
-def _bytes_moved() -> int:
-    return _rank["bytes_moved"]
 
 
 def _step_seconds() -> float:
     start = time.perf_counter()
-    _rank["work"].call()
+    _rank[0].call()
     return time.perf_counter() - start
 
 
 def _slowest(ranks: Sequence[ProcessPoolExecutor]) -> float:
     """Seconds of the slowest of some processes that step at the same time."""
     return max(step.result() for step in [rank.submit(_step_seconds) for rank in ranks])
+
+
+def fit_power_law(
+    sizes: Sequence[float], rounds: Sequence[Sequence[float]], reference: float
+) -> tuple[Estimate, float]:
+    """Fit time = constant (x / reference)^exponent to every round, by least squares of the logarithms.
+
+    Args:
+        sizes: x.
+        rounds: of each, seconds at every size.
+        reference: where the constant is read off.
+
+    Returns:
+        The exponent, and the constant in seconds.
+    """
+    fits = [np.polyfit(np.log(np.array(sizes) / reference), np.log(times), 1) for times in rounds]
+    constants = Estimate.of([float(np.exp(constant)) for _, constant in fits])
+    return Estimate.of([float(exponent) for exponent, _ in fits]), constants.value
+
+
+def recorded(
+    over: str,
+    statistic: str,
+    sizes: Sequence[float],
+    rounds: Sequence[Sequence[float]],
+    *,
+    model: Callable[[float], float],
+    reference: float,
+) -> dict[str, object]:
+    """What is recorded of a growth: that of the rounds, as in `fit_power_law`, and of a model that gives seconds."""
+    exponent, constant = fit_power_law(sizes, rounds, reference)
+    model_exponent, model_constant = fit_power_law(sizes, [[model(size) for size in sizes]], reference)
+    medians = np.median(np.array(rounds), axis=0)
+    return {
+        "kind": "growth",
+        "over": over,
+        "statistic": statistic,
+        "points": [[size, float(seconds)] for size, seconds in zip(sizes, medians, strict=True)],
+        "exponent": exponent.value,
+        "exponent_low": exponent.low,
+        "exponent_high": exponent.high,
+        "constant": constant * 1e3,
+        "constant_unit": f"ms at {reference:,.0f}",
+        "model_exponent": model_exponent.value,
+        "model_constant": model_constant * 1e3,
+    }

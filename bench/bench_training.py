@@ -8,8 +8,7 @@ A model of a billion parameters exists once: all modes train it in turn, and eac
 """
 
 import contextlib
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,15 +86,8 @@ class Ours:
 
     def __init__(self, options: dict[str, Any], model: nn.Module, folder: Path) -> None:
         self._path = folder / "trace.h5"
-        self._probe = fastgeom.Probe(model, window=WINDOW, trace=self._path, **options)
-
-    def step(self, loss: Tensor) -> None:
-        """Measure."""
-        self._probe.step(loss=loss)
-
-    def close(self) -> None:
-        """Finish the trace."""
-        self._probe.close()
+        probe = fastgeom.Probe(model, window=WINDOW, trace=self._path, **options)
+        self.step, self.close = lambda loss: probe.step(loss=loss), probe.close
 
     def check(self, steps: int) -> None:
         """Assert that the trace has every step."""
@@ -161,8 +153,8 @@ def _contest(
                 stack.callback(watching[name].close)
             except Missing as missing:
                 skipped[name] = str(missing)
-                _forget()
-        timed = bench.rounds(modes, rounds=rounds, slow_rounds=rounds, single=True)
+                device.forget()
+        timed = bench.rounds(modes, rounds=rounds, single=True)
     for name, mode in modes.items():
         if name in OURS:
             watching[name].check(mode.steps)
@@ -170,43 +162,24 @@ def _contest(
             twins = zip(plain.training.model.parameters(), mode.training.model.parameters(), strict=True)
             assert all(torch.equal(p, q) for p, q in twins), f"{name}: measuring changed the training"
     time_ms = timed.median(PLAIN) * 1e3
-    results: dict[str, dict[str, Any]] = {
-        name: {"skipped": reason, "peer": name not in OURS} for name, reason in skipped.items()
-    }
+    results: dict[str, dict[str, Any]] = {name: {"skipped": reason} for name, reason in skipped.items()}
     for name in watching:
         ratio = timed.ratio(name, over=PLAIN)
-        results[name] = {
-            "time_ms": timed.median(name) * 1e3,
-            "ratio": ratio.value,
-            "ratio_low": ratio.low,
-            "ratio_high": ratio.high,
-            "added_ms": (ratio.value - 1) * time_ms,
-            "peer": name not in OURS,
-        }
+        times = {"time_ms": timed.median(name) * 1e3, "added_ms": (ratio.value - 1) * time_ms}
+        results[name] = ratio.facts() | times
+    for name, result in results.items():
+        result["peer"] = name not in OURS
     return {"n_elements": plain.training.n_elements, "time_ms": time_ms, "rounds": rounds, "modes": results}
-
-
-def _forget() -> None:
-    """Give back the memory of a mode that did not fit."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-@contextlib.contextmanager
-def _repeatable(kind: str) -> Iterator[None]:
-    """On a card, let twins compute the same bits: convolutions and attention without atomic additions."""
-    if kind == "cpu":
-        yield
-        return
-    with torch.backends.cudnn.flags(deterministic=True, benchmark=False), sdpa_kernel(SDPBackend.MATH):
-        yield
 
 
 @pytest.mark.parametrize("model", list(TWINS))
 def test_step_of_training(bench: Bench, tmp_path: Path, model: str) -> None:
     make, rounds = TWINS[model]
-    with _repeatable(bench.device.kind):
+    with contextlib.ExitStack() as stack:
+        if bench.device.kind == "cuda":
+            # twins compute the same bits: convolutions and attention without atomic additions
+            stack.enter_context(torch.backends.cudnn.flags(deterministic=True, benchmark=False))
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         result = _contest(bench, tmp_path, make, rounds=rounds, left_out={}, shared=False)
     goals = []
     if model == "cnn":

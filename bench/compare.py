@@ -8,9 +8,9 @@ Times and GB/s are never compared: they are those of a day. What is compared, an
   by more than 0.05 of a plain step. The ratio itself would hide a probe that costs twice as much (1.04 and 1.08 are 4 %
   apart); the added part alone is mostly noise where it is small (0.01 and 0.02 are 100 % apart).
 
-Medians decide; both intervals are shown, and how many of them do not meet, so that a reader can see what may be noise.
-Other tools' training ratios are not compared. The exit status is 0 where nothing got worse, 1 where something did, 2
-where nothing can be compared.
+Medians decide; both intervals are shown, and whether they overlap, so that a reader can see what may be noise. Other
+tools' training ratios are not compared. The exit status is 0 where nothing got worse, 1 where something did, 2 where
+nothing can be compared.
 """
 
 import argparse
@@ -27,9 +27,6 @@ ALLOWED = 0.15
 STEP_ALLOWED = 0.05
 """What the added part of a training step may grow by, of a plain step."""
 
-Key = tuple[document.Identity, str]
-"""Which bench, and which of its ratios."""
-
 
 @dataclass(frozen=True)
 class Ratio:
@@ -38,7 +35,7 @@ class Ratio:
     where: str
     facts: Facts
     """``ratio`` with its interval, where it has one."""
-    adds: bool = False
+    adds: bool
     """Whether it is a training step with over without; all others are better when larger."""
 
     def worse(self, stored: "Ratio") -> float:
@@ -48,9 +45,19 @@ class Ratio:
             return old / new - 1
         return (new - old) / max(old - 1, STEP_ALLOWED / ALLOWED)
 
+    def line(self, stored: "Ratio") -> str:
+        """Both values and the change between them."""
+        added = f"the added part went from {stored.facts['ratio'] - 1:.2f} to {self.facts['ratio'] - 1:.2f} of a step"
+        worse, better = (100 * change for change in (self.worse(stored), stored.worse(self)))
+        change = added if self.adds else f"{worse:.1f} % worse" if worse > 0 else f"{better:.1f} % better"
+        ends = [each.facts.get(end) for each in (stored, self) for end in ("ratio_low", "ratio_high")]
+        overlap = None not in ends and ends[2] <= ends[1] and ends[3] >= ends[0]
+        intervals = "; the intervals overlap" if overlap else ""
+        return f"{self.where}: {ratio(stored.facts)}, now {ratio(self.facts)} ({change}{intervals})"
 
-def ratios(run: Document) -> dict[Key, Ratio]:
-    """Everything that is compared of a run."""
+
+def ratios(run: Document) -> dict[tuple[document.Identity, str], Ratio]:
+    """Everything that is compared of a run, by the bench and the name of the ratio."""
     return {
         (document.identity(bench), name): Ratio(f"{what(bench)}: {name}", facts, bench["kind"] == "training")
         for bench in run["benches"]
@@ -60,7 +67,6 @@ def ratios(run: Document) -> dict[Key, Ratio]:
 
 
 def _sides(bench: Facts) -> dict[str, Facts]:
-    """What a bench is compared with, those that were skipped too."""
     if bench["kind"] == "speed":
         peers = {f"× our time, {name}": peer for name, peer in bench["peers"].items()}
         return {"fraction of peak": {"ratio": bench.get("fraction_of_peak")}} | peers
@@ -69,7 +75,7 @@ def _sides(bench: Facts) -> dict[str, Facts]:
     return {}
 
 
-def report(new: Document, stored: Document, *, everything: bool = False) -> tuple[list[str], int]:
+def report(new: Document, stored: Document) -> tuple[list[str], int]:
     """What to print, and the exit status."""
     if new["device"]["slug"] != stored["device"]["slug"]:
         devices = f"{new['device']['name']} and {stored['device']['name']}"
@@ -78,20 +84,19 @@ def report(new: Document, stored: Document, *, everything: bool = False) -> tupl
     common = [key for key in here if key in before]
     lines = [f"{new['date'][:16]} against {stored['date'][:16]}, {new['device']['name']}"]
     changed = [key for key in ("versions", "threads") if new[key] != stored[key]]
-    lines += [f"  {key} differ: {_joined(stored[key])}, now {_joined(new[key])}" for key in changed]
+    lines += [f"  {key} differ: {stored[key]}, now {new[key]}" for key in changed]
     worse = {key: here[key].worse(before[key]) for key in common}
     bad = [key for key in common if worse[key] > ALLOWED]
     good = [key for key in common if before[key].worse(here[key]) > ALLOWED]
-    rest = [key for key in common if key not in bad and key not in good]
-    shown = [("worse by more than 15 %", bad), ("better by more than 15 %", good)]
-    for title, keys in shown + ([("the rest", rest)] if everything else []):
-        if keys:
-            lines += ["", f"{title}:"]
-            lines += [f"  {_line(here[key], before[key])}" for key in sorted(keys, key=lambda key: -worse[key])]
-    lines += _only("missing now", stored, new) + _only("new", new, stored)
-    beyond = sum(_apart(here[key], before[key]) is True for key in bad)
-    counts = f"{len(bad)} worse, {len(good)} better by more than 15 %"
-    lines += ["", f"{len(common)} ratios compared: {counts}; of the worse {beyond} with intervals that do not meet"]
+    sections = {
+        "worse by more than 15 %": [here[key].line(before[key]) for key in sorted(bad, key=lambda key: -worse[key])],
+        "better by more than 15 %": [here[key].line(before[key]) for key in good],
+        "missing now": [before[key].where for key in before if key not in here],
+        "new": [here[key].where for key in here if key not in before],
+    }
+    for title, texts in sections.items():
+        lines += ["", f"{title}:", *(f"  {text}" for text in texts)] if texts else []
+    lines += ["", f"{len(common)} ratios compared: {len(bad)} worse, {len(good)} better by more than 15 %"]
     return lines, 1 if bad else 0 if common else 2
 
 
@@ -100,7 +105,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description="Compare ratios with the stored ones.")
     parser.add_argument("new", type=Path, help="of pytest-benchmark or of bench.report")
     parser.add_argument("stored", type=Path, nargs="?", help="default: the newest of the same device in bench/results")
-    parser.add_argument("--all", action="store_true", help="print every ratio")
     options = parser.parse_args(arguments)
     try:
         new = document.read(options.new)
@@ -108,58 +112,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except document.UnusableError as error:
         print(f"bench.compare: {error}", file=sys.stderr)
         return 2
-    lines, status = report(new, stored, everything=options.all)
+    lines, status = report(new, stored)
     print("\n".join(lines))
     return status
 
 
 def _stored(new: Document) -> Document:
     """The newest stored document of the device that is not this very run."""
-    documents = document.newest(document.RESULTS, but=new)
-    for stored in documents:
+    for stored in document.newest(document.RESULTS, but=new):
         if stored["device"]["slug"] == new["device"]["slug"]:
             return stored
-    others = ", ".join(stored["device"]["name"] for stored in documents)
     raise document.UnusableError(
-        f"{document.RESULTS}: holds no other run of {new['device']['name']}"
-        + (f", only of {others}; ratios of different machines do not compare" if others else "")
+        f"{document.RESULTS}: holds no other run of {new['device']['name']}; "
+        "ratios of different machines do not compare"
     )
-
-
-def _line(new: Ratio, stored: Ratio) -> str:
-    change = new.worse(stored)
-    if new.adds:
-        change_text = (
-            f"the added part went from {stored.facts['ratio'] - 1:.2f} to {new.facts['ratio'] - 1:.2f} of a step"
-        )
-    else:
-        change_text = f"{100 * change:.1f} % worse" if change > 0 else f"{100 * stored.worse(new):.1f} % better"
-    overlap = "; the intervals overlap" if _apart(new, stored) is False else ""
-    return f"{new.where}: {ratio(stored.facts)}, now {ratio(new.facts)} ({change_text}{overlap})"
-
-
-def _apart(new: Ratio, stored: Ratio) -> bool | None:
-    """Whether the intervals do not meet; ``None`` where there are none."""
-    low, high, new_low, new_high = (r.facts.get(end) for r in (stored, new) for end in ("ratio_low", "ratio_high"))
-    return None if None in (low, high, new_low, new_high) else new_low > high or new_high < low
-
-
-def _only(title: str, run: Document, other: Document) -> list[str]:
-    """The ratios that only one of two runs has: whole benches in a line, others with the reason where it says one."""
-    here, others = ratios(run), ratios(other)
-    benches = {document.identity(bench): bench for bench in other["benches"]}
-    lines: dict[str, None] = {}
-    for (bench, name), one in here.items():
-        if bench not in benches:
-            lines[f"  {one.where.removesuffix(f': {name}')}"] = None
-        elif (bench, name) not in others:
-            reason = _sides(benches[bench]).get(name, {}).get("skipped")
-            lines[f"  {one.where}{f' (skipped: {reason})' if reason else ''}"] = None
-    return ["", f"{title}:", *lines] if lines else []
-
-
-def _joined(facts: Facts) -> str:
-    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numba
 import pytest
+import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.common.cpu import numpy_threads
@@ -32,7 +33,7 @@ def memory_released(device: Card | Cpu) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def facts(device: Card | Cpu) -> dict[str, object]:
     """What every result says of where it was taken."""
-    threads = {"torch": device.threads(), "numpy": numpy_threads(), "numba": numba.get_num_threads()}
+    threads = {"torch": torch.get_num_threads(), "numpy": numpy_threads(), "numba": numba.get_num_threads()}
     return {"device": device.facts(), "versions": versions(), "threads": threads}
 
 

@@ -13,7 +13,6 @@ import datetime
 import importlib.util
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -88,12 +87,7 @@ def jobs() -> list[Job]:
 
 
 def run_job(job: Job, folder: Path, seconds: float) -> tuple[Outcome, list[dict[str, Any]]]:
-    """Run pytest in a process of its own; end it, and all that it started, after so many seconds.
-
-    Args:
-        job: what is run.
-        folder: for its record and its log.
-        seconds: the limit.
+    """Run pytest in a process of its own, with record and log in a folder, for so many seconds and then kill it all.
 
     Returns:
         How it ended, and what its benches recorded.
@@ -143,11 +137,6 @@ def _kill_group(process: "subprocess.Popen[bytes]") -> None:
 def run_all(todo: Sequence[Job], folder: Path, seconds: float = SECONDS) -> tuple[list[Outcome], list[dict[str, Any]]]:
     """Run all jobs, one after the other, each within its limit and all within theirs.
 
-    Args:
-        todo: the jobs.
-        folder: for records and logs.
-        seconds: for all of them.
-
     Returns:
         The outcomes in the order of the jobs, and what the benches recorded.
     """
@@ -178,7 +167,6 @@ def as_benchmark_file(benches: Sequence[dict[str, Any]], seconds: float) -> dict
     return {
         "datetime": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit_info": get_commit_info(),
-        "machine_info": {"python_version": platform.python_version()},
         "seconds": seconds,
         "benchmarks": list(benches),
     }

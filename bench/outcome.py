@@ -38,15 +38,9 @@ class Outcome:
 
 
 def read_record(path: Path, name: str, status: int | None) -> tuple[Outcome, list[dict[str, Any]]]:
-    """Count the lines of a record; the last may be cut short.
+    """How a run ended, and what its benches recorded; the last line may be cut short.
 
-    Args:
-        path: the record.
-        name: of the run.
-        status: of its process; ``None`` where the time ran out.
-
-    Returns:
-        How it ended, and what its benches recorded.
+    The status is that of the process, ``None`` where the time ran out.
     """
     outcome, benches, last = Outcome(name), [], "no test"
     text = path.read_text()

@@ -1,7 +1,7 @@
 """What is timed: a statistic, of how many elements, in how many tensors, of which dtype; and what it should reach."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -83,10 +83,6 @@ class Case:
     only: tuple[str, ...] | None = None
     goals: tuple[Goal, ...] = ()
     rounds: int = 5
-
-    def few(self) -> "Case":
-        """The same of few elements, where no times are wanted."""
-        return replace(self, elements=min(self.elements, FEW_ELEMENTS))
 
     @property
     def title(self) -> str:

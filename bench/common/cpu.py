@@ -21,32 +21,29 @@ _IDLE_S = 0.03
 _SAMPLE_S, _MOST_CALLS = 0.005, 8
 
 
-class CpuClock:
-    """Times calls on their own, once the idle threads of whoever ran before have stopped spinning.
+class WallClock:
+    """Times calls on their own, by the wall.
 
-    OpenBLAS's spin for 30 ms. The wait is a busy one: a core that has slept takes milliseconds to wake, and a training
-    loop never lets it. A sample is one call, or some where one takes less than 5 ms.
+    Args:
+        call: what is timed.
+        wait: until nothing else runs.
+        finish: until the device is done.
+
+    Attributes:
+        calls: of a sample.
     """
 
-    def __init__(self, call: Work, idle_s: float, *, single: bool = False) -> None:
-        self._call, self._idle_s, self.calls = call, idle_s, 1
-        first = self.sample()[0]
-        if idle_s and not single and first < 4 * _SAMPLE_S:
-            self.calls = max(1, min(_MOST_CALLS, int(_SAMPLE_S / min(first, self.sample()[0]))))
-
-    def ready(self) -> None:
-        """Wait until nothing else runs."""
-        awake_until = time.perf_counter() + self._idle_s
-        while time.perf_counter() < awake_until:
-            pass
+    def __init__(self, call: Work, wait: Work, finish: Work = lambda: None) -> None:
+        self._call, self.ready, self._finish, self.calls = call, wait, finish, 1
 
     def sample(self) -> tuple[float, float]:
-        """Seconds of a call, and until it has returned: the same here."""
+        """Seconds of a call, and until it has returned."""
         start = time.perf_counter()
         for _ in range(self.calls):
             self._call()
-        seconds = (time.perf_counter() - start) / self.calls
-        return seconds, seconds
+        host = time.perf_counter()
+        self._finish()
+        return (time.perf_counter() - start) / self.calls, (host - start) / self.calls
 
 
 class Cpu:
@@ -93,28 +90,40 @@ class Cpu:
     def room_bytes(self) -> int:
         """What one case may take: 60 % of the memory, less where others use it."""
         page = os.sysconf("SC_PAGE_SIZE")
-        total, free = page * os.sysconf("SC_PHYS_PAGES"), _available_bytes()
+        total, free = page * os.sysconf("SC_PHYS_PAGES"), self.free_bytes()
         return int(min(_MEMORY_SHARE * min(total, _container_bytes()), 0.9 * free))
 
     def free_bytes(self) -> int:
         """What is left."""
-        return _available_bytes()
-
-    def threads(self) -> int:
-        """That torch uses."""
-        return torch.get_num_threads()
-
-    def synchronize(self) -> None:
-        """Nothing is under way."""
+        try:
+            return _kilobytes("/proc/meminfo", "MemAvailable")
+        except (OSError, StopIteration):
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
     def forget(self) -> None:
-        """Give back the memory of what is no longer used, where it is short."""
-        if _available_bytes() < _MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
-            gc.collect()
+        """Give back the memory of what is no longer used."""
+        gc.collect()
 
-    def clock(self, call: Work, *, single: bool = False) -> CpuClock:
-        """A clock for one call; with ``single`` a sample is one call, after one that is not timed."""
-        return CpuClock(call, _IDLE_S if self.timed else 0.0, single=single)
+    def clock(self, call: Work, *, single: bool = False) -> WallClock:
+        """A clock for one call, of some calls a sample where one takes less than 5 ms.
+
+        With ``single`` a sample is one call, after one that is not timed. Before each the idle threads of whoever ran
+        before have stopped spinning.
+        """
+        clock = WallClock(call, self._wait)
+        first = clock.sample()[0]
+        if self.timed and not single and first < 4 * _SAMPLE_S:
+            clock.calls = max(1, min(_MOST_CALLS, int(_SAMPLE_S / min(first, clock.sample()[0]))))
+        return clock
+
+    def _wait(self) -> None:
+        """OpenBLAS's threads spin for 30 ms.
+
+        The wait is a busy one: a core that has slept takes milliseconds to wake, and a training loop never lets it.
+        """
+        awake_until = time.perf_counter() + (_IDLE_S if self.timed else 0.0)
+        while time.perf_counter() < awake_until:
+            pass
 
     def launches(self, call: Work) -> int:
         """Operations of torch, and passes of our engine, in one call."""
@@ -138,9 +147,9 @@ class Cpu:
         """By how much the memory of this process grows during one call, at most; ``None`` where nothing tells."""
         try:
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-            before = _status_bytes("VmRSS")
+            before = _kilobytes("/proc/self/status", "VmRSS")
             call()
-            return max(0, _status_bytes("VmHWM") - before)
+            return max(0, _kilobytes("/proc/self/status", "VmHWM") - before)
         except OSError:
             return None
 
@@ -153,16 +162,6 @@ class Cpu:
         for _ in range(warm_up):
             work()
         return work
-
-    def compile(self, function: Callable[..., object]) -> Callable[..., object]:
-        """What ``torch.compile`` makes of it; the function itself where no times are wanted."""
-        return _compiled(function) if self.timed else function
-
-
-@functools.lru_cache
-def _compiled(function: Callable[..., object]) -> Callable[..., object]:
-    """Compiled once for all sizes."""
-    return torch.compile(function, dynamic=True)
 
 
 class _Operations(TorchDispatchMode):
@@ -192,14 +191,6 @@ def slugify(text: str) -> str:
     return "-".join(re.findall(r"[a-z0-9]+", re.sub(r"\((r|tm)\)", "", text.lower())))
 
 
-def _available_bytes() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-
-
 def _container_bytes() -> float:
     """What a container may take, where it is told."""
     try:
@@ -208,6 +199,7 @@ def _container_bytes() -> float:
         return float("inf")
 
 
-def _status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+def _kilobytes(file: str, field: str) -> int:
+    """Of a field that the system gives in kilobytes: as bytes."""
+    lines = Path(file).read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))

@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from bench.common.cpu import Cpu, slugify
-
-Work = Callable[[], object]
+from bench.common.cpu import Cpu, WallClock, Work, slugify
 
 PACKAGES = ("torch", "triton", "numpy", "numba", "h5py")
 DATASHEET_GB_PER_S = {
@@ -37,7 +35,7 @@ class CardClock:
     """Times calls on their own, each behind reads that take the device longer than the host takes for the call."""
 
     def __init__(self, work: Work, read_cover: Callable[[int], None], passes: int) -> None:
-        self._work, self._read_cover, self.passes, self.calls = work, read_cover, passes, 1
+        self._work, self._read_cover, self.passes = work, read_cover, passes
 
     def ready(self) -> None:
         """Wait until nothing else runs."""
@@ -52,27 +50,6 @@ class CardClock:
         end.record()
         end.synchronize()
         return begin.elapsed_time(end) * 1e-3, host_s
-
-
-class WallClock:
-    """Times single calls of work that uses host and device by turns, from the call until the device is done."""
-
-    calls = 1
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        work()
-
-    def ready(self) -> None:
-        """Wait until nothing else runs."""
-        torch.cuda.synchronize()
-
-    def sample(self) -> tuple[float, float]:
-        """Seconds until all is done, and until the call has returned."""
-        start = time.perf_counter()
-        host_s = _host_seconds(self._work)
-        torch.cuda.synchronize()
-        return time.perf_counter() - start, host_s
 
 
 class Card:
@@ -139,10 +116,11 @@ class Card:
         gc.collect()
         torch.cuda.empty_cache()
 
-    def clock(self, work: Work, *, single: bool = False) -> "CardClock | WallClock":
+    def clock(self, work: Work, *, single: bool = False) -> CardClock | WallClock:
         """A clock for one call; with ``single`` by the wall, the host's own work included."""
         if single:
-            return WallClock(work)
+            work()
+            return WallClock(work, torch.cuda.synchronize, torch.cuda.synchronize)
         for _ in range(3):
             work()
         self.synchronize()
@@ -159,10 +137,6 @@ class Card:
         self.synchronize()
         return torch.cuda.max_memory_allocated(self.device) - before
 
-    def threads(self) -> int:
-        """Of the host that torch uses."""
-        return torch.get_num_threads()
-
     def launches(self, work: Work) -> int | None:
         """Kernels, copies and fills that one call sends to the device; ``None`` where the profiler cannot tell."""
         activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
@@ -174,10 +148,6 @@ class Card:
         except RuntimeError:  # a profiler that does not run costs this number alone
             return None
         return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events() or ()) or None
-
-    def compile(self, function: Callable[..., object]) -> Callable[..., object]:
-        """What ``torch.compile`` makes of it."""
-        return torch.compile(function, dynamic=True)
 
     @contextlib.contextmanager
     def forbid_waiting(self) -> Iterator[None]:

@@ -1,14 +1,10 @@
 """The measured peak: the fastest of several plain reads of memory."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
-from bench.common.device import Device
-from bench.common.rounds import Rounds
-
-Work = Callable[[], object]
+from bench.common.device import Device, Work
+from bench.common.timing import Rounds
 
 ROWS = 16
 _LEAST_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}

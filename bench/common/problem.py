@@ -1,6 +1,7 @@
 """A case in memory: gradients, and the same past for every implementation."""
 
 from functools import cached_property
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -92,17 +93,11 @@ class Problem:
         }
 
     @cached_property
-    def update(self) -> "Update":
-        """Vectors for the moments of an update."""
-        return Update(self)
+    def update(self) -> SimpleNamespace:
+        """The parameters of two steps, and the gradients there.
 
-
-class Update:
-    """The parameters of two steps, and the gradients there.
-
-    What is stored from step to step, ``old`` and ``before``, lies in memory like that of our engine.
-    """
-
-    def __init__(self, problem: Problem) -> None:
-        self.new, self.after = problem.another().draw(2), problem.another().draw(4)
-        self.old, self.before = problem.another(stored=True).draw(1), problem.another(stored=True).draw(3)
+        What is stored from step to step, ``old`` and ``before``, lies in memory like that of our engine.
+        """
+        new, after = self.another().draw(2), self.another().draw(4)
+        old, before = self.another(stored=True).draw(1), self.another(stored=True).draw(3)
+        return SimpleNamespace(new=new, after=after, old=old, before=before)

@@ -15,6 +15,7 @@ from bench.common.implementations import fastgeom_impl, numba_impl, peers_impl, 
 from bench.common.implementations.base import Implementation
 from bench.common.problem import Problem
 from bench.common.shapes import GPT2, LLAMA, RESNET, total
+from bench.peers import card_norms
 from fastgeom.kernels.lists.dots import dot_bytes
 from fastgeom.kernels.lists.norm import norm_bytes
 from fastgeom.kernels.sketch.compare_and_store import ring_bytes
@@ -26,7 +27,7 @@ from fastgeom.kernels.window.window import window_bytes
 LEAN, CAT_DOTS, STACK = "cat(out=) + mv + norm", "cat + dots + norm", "stack + cat + mv + norm"
 COMPILED, NUMBA, FOREACH, EAGER = "torch.compile(dynamic=True)", "numba", "torch._foreach_norm", "torch"
 TOTAL = "torch get_total_norm"
-CARD_NORMS = tuple(peer.name for peer in peers_impl.NORMS)
+CARD_NORMS = tuple(card_norms.PEERS)
 STEP_BY_STEP, ONE_THREAD = "fastgeom, every step", "fastgeom, one thread"
 BUCKETS = 1 << 18
 

@@ -6,15 +6,14 @@ from dataclasses import replace
 from itertools import cycle
 from typing import Any
 
-from bench.common.case import OURS, Case
+from bench.common.case import FEW_ELEMENTS, OURS, Case
 from bench.common.device import Device
 from bench.common.implementations.base import Implementation, Work
 from bench.common.peak import Peak
 from bench.common.problem import Problem
 from bench.common.registry import REGISTRY
-from bench.common.rounds import Rounds
 from bench.common.shapes import numels
-from bench.common.timing import Bench
+from bench.common.timing import Bench, Rounds
 from bench.peers.available import Missing
 
 _MOST_COPIES = 16
@@ -59,15 +58,9 @@ class Rotation:
 
 
 def run_case(bench: Bench, peak: Peak, case: Case) -> None:
-    """Time ours and the others at one case, and record them.
-
-    Args:
-        bench: the fixture.
-        peak: the plain reads.
-        case: what is timed.
-    """
+    """Time ours and the others at one case, beside the plain reads, and record them."""
     device = bench.device
-    wanted = case if device.timed else case.few()
+    wanted = case if device.timed else replace(case, elements=min(case.elements, FEW_ELEMENTS))
     case, note = fit(device, wanted)
     statistic = REGISTRY[case.statistic]
     first = Problem(device, case)
@@ -126,7 +119,7 @@ def _ours(bench: Bench, problem: Problem, work: Work, timed: Rounds) -> dict[str
     """What is recorded of ours."""
     case, n = problem.case, problem.g.n_elements
     statistic = REGISTRY[case.statistic]
-    seconds, moved = timed.median(OURS) / work.steps, statistic.bytes_moved(problem)
+    moved = statistic.bytes_moved(problem)
     result = {
         "kind": "speed",
         "case": case.as_dict(),
@@ -134,45 +127,37 @@ def _ours(bench: Bench, problem: Problem, work: Work, timed: Rounds) -> dict[str
         "n_elements": n,
         "bytes_moved": moved,
         "operations": statistic.operations(case) * n,
-        "time_ms": seconds * 1e3,
-        "ns_per_element": seconds / n * 1e9,
         "host_ms": timed.host_median(OURS) / work.steps * 1e3,
-        "bandwidth_gb_per_s": moved / seconds / 1e9,
-        "relative_error": work.relative_error,
-        "rounds": len(timed.seconds[OURS]),
-        **_cost(bench, work),
+        **_measured(bench, problem, work, timed, OURS),
     }
+    result["bandwidth_gb_per_s"] = moved / result["time_ms"] / 1e6
     if bench.device.datasheet_gb_per_s:
-        result["fraction_of_datasheet"] = moved / seconds / 1e9 / bench.device.datasheet_gb_per_s
+        result["fraction_of_datasheet"] = result["bandwidth_gb_per_s"] / bench.device.datasheet_gb_per_s
     return result
 
 
-def _peers(bench: Bench, problem: Problem, works: Mapping[str, Work], timed: Rounds) -> dict[str, dict[str, object]]:
+def _peers(bench: Bench, problem: Problem, works: Mapping[str, Work], timed: Rounds) -> dict[str, dict[str, Any]]:
     """What is recorded of the others."""
-    results: dict[str, dict[str, object]] = {}
-    counted = {each.name: each.counted for each in REGISTRY[problem.case.statistic].implementations}
-    for name, work in works.items():
-        if name == OURS:
-            continue
-        ratio, scale = timed.ratio(name, OURS), works[OURS].steps / work.steps
-        seconds = timed.median(name) / work.steps
-        results[name] = {
-            "time_ms": seconds * 1e3,
-            "ns_per_element": seconds / problem.g.n_elements * 1e9,
-            "ratio": ratio.value * scale,
-            "ratio_low": ratio.low * scale,
-            "ratio_high": ratio.high * scale,
-            "relative_error": work.relative_error,
-            "rounds": len(timed.seconds[name]),
-            **_cost(bench, work, counted=counted[name]),
-        }
-    return results
+    return {
+        name: _measured(bench, problem, work, timed, name)
+        | timed.ratio(name, OURS).facts(works[OURS].steps / work.steps)
+        for name, work in works.items()
+        if name != OURS
+    }
 
 
-def _cost(bench: Bench, work: Work, *, counted: bool = True) -> dict[str, object]:
-    """What a step costs beside time, both measured in one call."""
-    launches: list[int | None] = []
+def _measured(bench: Bench, problem: Problem, work: Work, timed: Rounds, name: str) -> dict[str, Any]:
+    """What is recorded of each; memory and launches are those of one more call."""
+    seconds = timed.median(name) / work.steps
+    launches: list[int | None] = [None]
+    counted = {each.name: each.counted for each in REGISTRY[problem.case.statistic].implementations}[name]
     call = (lambda: launches.append(bench.device.launches(work.call))) if counted else work.call
     peak_bytes = bench.device.peak_bytes(call)
-    count = launches[0] if launches else None
-    return {"peak_memory_bytes": peak_bytes, "launches": None if count is None else count / work.steps}
+    return {
+        "time_ms": seconds * 1e3,
+        "ns_per_element": seconds / problem.g.n_elements * 1e9,
+        "relative_error": work.relative_error,
+        "rounds": len(timed.seconds[name]),
+        "peak_memory_bytes": peak_bytes,
+        "launches": None if launches[-1] is None else launches[-1] / work.steps,
+    }

@@ -34,14 +34,7 @@ def difference_sq(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
 
 
 def count_sketch(tensors: Sequence[Tensor], buckets: int, seed: int, *, chunk: int = CHUNK) -> Tensor:
-    """As ``fastgeom.reference.count_sketch`` of flat tensors, on their device.
-
-    Args:
-        tensors: the group.
-        buckets: a power of two.
-        seed: of the group.
-        chunk: elements at a time; rounded to whole blocks.
-    """
+    """As ``fastgeom.reference.count_sketch`` of flat tensors, on their device, in chunks of whole blocks."""
     if (n := sum(map(len, tensors))) <= buckets:
         padding = torch.zeros(buckets - n, dtype=torch.float64, device=tensors[0].device)
         return torch.cat([*(t.double() for t in tensors), padding])
@@ -69,19 +62,9 @@ def count_sketch(tensors: Sequence[Tensor], buckets: int, seed: int, *, chunk: i
     return sketch
 
 
-def relative(value: float, exact: float, scale: float | None = None) -> float:
-    """How far off, against the exact value or another scale; inf where it is no number."""
-    off = abs(value - exact) / abs(exact if scale is None else scale)
-    return off if off == off else float("inf")  # noqa: PLR0124 (NaN)
-
-
 def assert_near(value: float, exact: float, most: float, what: str, scale: float | None = None) -> float:
-    """Raise where a number is off by more than ``most``, relatively; return by how much it is.
-
-    Raises:
-        AssertionError: names it.
-    """
-    off = relative(value, exact, scale)
-    if not off <= most:
+    """Raise where a number is off by more than ``most``, relative to the exact value or a scale; return by how much."""
+    off = abs(value - exact) / abs(exact if scale is None else scale)
+    if not off <= most:  # NaN included
         raise AssertionError(f"{what}: off by {off:.2g} relatively, allowed {most:.2g}: {value!r} for {exact!r}")
     return off

@@ -4,7 +4,6 @@ A document is made of the file that pytest-benchmark writes. It keeps what each 
 leaves out the times of single rounds.
 """
 
-import datetime
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -21,18 +20,9 @@ SHARED = ("device", "versions", "threads")
 
 STATISTICS = ("norm", "dot", "window", "deferred", "update", "sketch", "sketch step", "step", "clip")
 """Of the registry, which takes torch to import; a test holds both together."""
-NEEDED = {
-    "speed": ("case", "title", "n_elements", "time_ms", "bytes_moved", "peers"),
-    "training": ("model", "n_elements", "time_ms", "modes"),
-    "accuracy": ("statistic", "distribution", "dtype", "elements", "errors"),
-    "growth": ("over", "statistic", "points", "exponent"),
-    "memory": ("title", "ring_bytes", "beside_bytes"),
-    "roof": ("gflop_per_s", "what"),
-}
-"""What a bench of each kind must record; all else may be left out."""
-
 COMPLETE = ("speed", "training", "accuracy", "growth", "memory")
 """The kinds that a complete run has."""
+KINDS = (*COMPLETE, "roof")
 
 
 class UnusableError(ValueError):
@@ -45,40 +35,29 @@ def read(path: Path) -> Document:
     Raises:
         UnusableError: where it is neither, holds no benches, or those of two devices.
     """
-    content = _json(path)
-    if isinstance(content, dict) and content.get("format") == FORMAT:
-        if content.get("schema") != SCHEMA:
-            raise UnusableError(f"{path}: has schema {content.get('schema')}; expected {SCHEMA}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # broken JSON, or no UTF-8
+        hint = "`pytest bench --benchmark-json` writes it, but not under --benchmark-disable or where nothing was run"
+        raise UnusableError(f"{path}: cannot be read as JSON ({error}); {hint}") from None
+    if isinstance(content, dict) and (content.get("format"), content.get("schema")) == (FORMAT, SCHEMA):
         return content
-    if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list):
-        raise UnusableError(f"{path}: expected the JSON of `pytest bench --benchmark-json` or of `bench.report`")
+    if not isinstance(content, dict) or not content.get("benchmarks"):
+        raise UnusableError(
+            f"{path}: expected the JSON of `pytest bench --benchmark-json` without --benchmark-disable, "
+            f"or that of `bench.report` with schema {SCHEMA}"
+        )
     return _document(content, path)
 
 
 def newest(folder: Path, *, but: Document | None = None) -> list[Document]:
-    """The newest document of each device among the files of a folder, CPUs first.
-
-    Files of another kind are passed over, and so is the run ``but``.
-    """
+    """The newest document of each device among the files of a folder, CPUs first, without the run ``but``."""
     by_device: dict[str, Document] = {}
-    for path in sorted(folder.glob("*.json")):
-        content = _json(path)
-        if not isinstance(content, dict) or (content.get("format"), content.get("schema")) != (FORMAT, SCHEMA):
-            continue
-        slug = content["device"]["slug"]
-        if but and (but["device"]["slug"], but["date"]) == (slug, content["date"]):
-            continue
-        if slug not in by_device or when(content) >= when(by_device[slug]):
-            by_device[slug] = content
-    return sorted(
-        by_device.values(), key=lambda content: (content["device"]["kind"] != "cpu", content["device"]["slug"])
-    )
-
-
-def when(document: Document) -> datetime.datetime:
-    """When it was run; in UTC where the file names no zone."""
-    date = datetime.datetime.fromisoformat(document["date"])
-    return date if date.tzinfo else date.replace(tzinfo=datetime.UTC)
+    for run in sorted(map(read, sorted(folder.glob("*.json"))), key=lambda run: run["date"]):
+        slug = run["device"]["slug"]
+        if not but or (but["device"]["slug"], but["date"]) != (slug, run["date"]):
+            by_device[slug] = run
+    return sorted(by_device.values(), key=lambda run: (run["device"]["kind"] != "cpu", run["device"]["slug"]))
 
 
 def of_kind(document: Document, kind: str) -> list[Facts]:
@@ -141,38 +120,20 @@ def missed(goal: Facts) -> bool:
     return value is None or (least is not None and value < least) or (most is not None and value > most)
 
 
-def _json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        hint = "`pytest bench --benchmark-json` writes it, but not under --benchmark-disable or where nothing was run"
-        raise UnusableError(f"{path}: cannot be read ({error.strerror}); {hint}") from None
-    except ValueError as error:  # broken JSON, or no UTF-8
-        raise UnusableError(f"{path}: is no JSON ({error})") from None
-
-
 def _document(content: Facts, path: Path) -> Document:
-    if not content["benchmarks"]:
-        raise UnusableError(
-            f"{path}: holds no benchmarks; expected a run of `pytest bench` without --benchmark-disable"
-        )
     benches: list[Facts] = []
     shared: dict[str, Any] = {}
     for benchmark in content["benchmarks"]:
         name, facts = benchmark["fullname"], _finite(benchmark.get("extra_info") or {})
-        _check(facts, f"{path}: {name}")
-        device = facts.get("device", {})
-        if not {"kind", "name", "slug"} <= device.keys():
-            raise UnusableError(f"{path}: {name}: expected kind, name and slug of its device in extra_info")
+        if facts.get("kind") not in KINDS:
+            kinds = f"kind is {facts.get('kind')!r} in its extra_info; expected one of {', '.join(KINDS)}"
+            raise UnusableError(f"{path}: {name}: {kinds} (a run with --benchmark-disable measures nothing)")
+        device = facts["device"]["slug"]
         for key in SHARED:
             shared.setdefault(key, facts.pop(key, {}))
-        if device["slug"] != shared["device"]["slug"]:
-            raise UnusableError(
-                f"{path}: {name} ran on {device['slug']}, those before it on {shared['device']['slug']}; "
-                "expected one device a file"
-            )
+        if device != (before := shared["device"]["slug"]):
+            raise UnusableError(f"{path}: {name} ran on {device}, those before it on {before}; expected one device")
         benches.append({"name": name, **facts})
-    python = content.get("machine_info", {}).get("python_version")
     commit = content.get("commit_info", {})
     return {
         "format": FORMAT,
@@ -182,21 +143,10 @@ def _document(content: Facts, path: Path) -> Document:
         "dirty": bool(commit.get("dirty")),
         "seconds": content.get("seconds"),
         "device": shared["device"],
-        "versions": {"python": python} | shared["versions"],
+        "versions": shared["versions"],
         "threads": shared["threads"],
         "benches": benches,
     }
-
-
-def _check(facts: Facts, where: str) -> None:
-    kind = facts.get("kind")
-    if kind not in NEEDED:
-        raise UnusableError(
-            f"{where}: kind is {kind!r} in its extra_info; expected one of {', '.join(NEEDED)} "
-            "(a run with --benchmark-disable measures nothing)"
-        )
-    if absent := [field for field in NEEDED[kind] if field not in facts]:
-        raise UnusableError(f"{where}: expected {', '.join(absent)} in the extra_info of kind {kind}")
 
 
 def _finite(value: Any) -> Any:

@@ -34,11 +34,7 @@ TAIL = """\
 
 
 def render(documents: Sequence[Document]) -> str:
-    """Write the page in Markdown.
-
-    Args:
-        documents: the newest of each device, as `bench.pages.document.newest` gives them.
-    """
+    """The page in Markdown, of the newest document of each device."""
     lines = [HEAD]
     for document in documents:
         lines += [*sections(document), ""]
@@ -75,8 +71,7 @@ def _goals(document: Document) -> list[str]:
 
 
 def _limit(goal: Facts) -> str:
-    limits = [f"{sign} {given(goal[key])}" for key, sign in (("least", "≥"), ("most", "≤")) if key in goal]
-    return " and ".join(limits) or NONE
+    return f"≥ {given(goal['least'])}" if "least" in goal else f"≤ {given(goal['most'])}"
 
 
 def _measured(goal: Facts) -> str:
@@ -100,8 +95,7 @@ def _speed(statistic: str, cases: Sequence[Facts]) -> list[str]:
             what(case).removeprefix(f"{statistic}, ").removeprefix(f"{statistic}; "),
             number(case["time_ms"]),
             number(case.get("bandwidth_gb_per_s")),
-            _two(case.get("fraction_of_peak")),
-            _two(case.get("fraction_of_datasheet")),
+            *(ratio(case, fraction) for fraction in ("fraction_of_peak", "fraction_of_datasheet")),
             error(case.get("relative_error")),
             count(case.get("launches")),
             number(case.get("host_ms")) if on_card else NONE,
@@ -110,10 +104,11 @@ def _speed(statistic: str, cases: Sequence[Facts]) -> list[str]:
         for case in cases
     ]
     columns = ["case", "ms", "GB/s", "of peak", "of data sheet", "error", "launches", "ms of the host"]
-    fastest = [min(ratios) for case in cases if (ratios := _ratios(case))]
-    faster = sum(map(_is_faster, fastest))
+    ratios = [[peer["ratio"] for peer in case["peers"].values() if peer.get("ratio")] for case in cases]
+    fastest = [min(each) for each in ratios if each]
     text = entry.meaning if entry else ""
     if fastest:
+        faster = sum(map(_is_faster, fastest))
         text += f" The fastest other is faster in {faster or 'none'} of {len(fastest)} cases."
     notes = [f"Smaller than meant: {case['note']}." for case in cases if case.get("note")]
     notes += _skipped(case["peers"] for case in cases)
@@ -134,10 +129,6 @@ def _other(peer: Facts) -> str:
     return text + (f", {size(temporary)}" if temporary >= 1e6 else "")
 
 
-def _ratios(case: Facts) -> list[float]:
-    return [peer["ratio"] for peer in case["peers"].values() if peer.get("ratio") is not None]
-
-
 def _is_faster(value: float) -> bool:
     """Whether another implementation beats ours in the two decimals that are shown."""
     return round(value, 2) < 1
@@ -146,34 +137,28 @@ def _is_faster(value: float) -> bool:
 def _skipped(benches: Iterable[Mapping[str, Facts]]) -> list[str]:
     """Those that were not timed, by the reason."""
     names: dict[str, dict[str, None]] = {}
-    for peers in benches:
-        for name, peer in peers.items():
-            if "skipped" in peer:
-                names.setdefault(str(peer["skipped"]), {})[name] = None
-    if not names:
-        return []
-    return ["Not timed: " + "; ".join(f"{', '.join(each)} ({reason})" for reason, each in names.items()) + "."]
+    for name, peer in (item for peers in benches for item in peers.items()):
+        if "skipped" in peer:
+            names.setdefault(str(peer["skipped"]), {})[name] = None
+    reasons = "; ".join(f"{', '.join(each)} ({reason})" for reason, each in names.items())
+    return [f"Not timed: {reasons}."] if names else []
 
 
 def _training(benches: Sequence[Facts]) -> list[str]:
     """What measuring adds to a step, ours and other tools."""
-    modes = dict.fromkeys(name for bench in benches for name in bench["modes"])
-    rows = []
-    for name in modes:
-        peer = any(bench["modes"].get(name, {}).get("peer") for bench in benches)
-        row = [f"{name}, another tool" if peer else name]
-        for bench in benches:
-            mode = bench["modes"].get(name, {})
-            row += [NONE, NONE] if "ratio" not in mode else [ratio(mode), number(mode.get("added_ms"))]
-        rows.append(row)
-    columns = ["with"]
+    columns, rows = ["with"], {}
     for bench in benches:
         columns += [f"{bench['model']}, {count(bench['n_elements'])}, {number(bench['time_ms'])} ms", "ms added"]
+        for name, mode in bench["modes"].items():
+            rows.setdefault(name, [f"{name}, another tool" if mode.get("peer") else name])
+    for name, row in rows.items():
+        for mode in (bench["modes"].get(name, {}) for bench in benches):
+            row += [ratio(mode), number(mode.get("added_ms"))]
     skipped = _skipped(bench["modes"] for bench in benches)
     return [
         "A whole training step with measuring over one without: by model, its parameters, and the time without.",
         "",
-        *table(columns, rows),
+        *table(columns, rows.values()),
         *(["", *map(plain, skipped)] if skipped else []),
     ]
 
@@ -217,25 +202,18 @@ def _range(values: Sequence[float]) -> str:
 
 def _growth(benches: Sequence[Facts]) -> list[str]:
     """Fitted exponents and constants beside those that the bytes moved would give."""
-    rows = []
-    for bench in benches:
-        unit = f" {bench['constant_unit']}" if bench.get("constant_unit") else ""
-        constants = (bench.get("constant"), bench.get("model_constant"))
-        rows.append(
-            [
-                f"{bench['statistic']} over {bench['over']}, {_range([x for x, _ in bench['points']])}",
-                ratio(bench, "exponent"),
-                ratio({"ratio": bench.get("model_exponent")}),
-                *(NONE if value is None else f"{number(value)}{unit}" for value in constants),
-            ]
-        )
-    columns = ["time of", "exponent [95 %]", "exponent of the bytes", "constant", "constant of the bytes"]
     text = (
         "The time of a step fitted as constant × size^exponent, beside what the bytes at the measured peak would give."
     )
-    notes = [
-        f"- {bench['statistic']} over {bench['over']}: {plain(bench['note'])}" for bench in benches if bench.get("note")
-    ]
+    columns = ["time of", "exponent [95 %]", "exponent of the bytes", "constant", "constant of the bytes"]
+    rows, notes = [], []
+    for bench in benches:
+        name = f"{bench['statistic']} over {bench['over']}"
+        size_range = _range([x for x, _ in bench["points"]])
+        exponents = ratio(bench, "exponent"), ratio({"ratio": bench["model_exponent"]})
+        constants = (f"{number(bench[key])} {bench['constant_unit']}" for key in ("constant", "model_constant"))
+        rows.append([f"{name}, {size_range}", *exponents, *constants])
+        notes += [f"- {name}: {plain(bench['note'])}"] if bench.get("note") else []
     return [text, "", *table(columns, rows), *(["", "Smaller than meant:", "", *notes] if notes else [])]
 
 
@@ -272,14 +250,9 @@ def _machine(document: Document) -> list[str]:
 
 
 def _peak(document: Document) -> str:
-    cases = [case for case in of_kind(document, "speed") if case.get("peak_gb_per_s") is not None]
-    if not cases:
+    peaks = [(case["peak_gb_per_s"], case["peak_way"]) for case in of_kind(document, "speed")]
+    if not peaks:
         return ""
-    peaks = sorted(case["peak_gb_per_s"] for case in cases)
-    reads = Counter(str(case.get("peak_way", "a read not named")) for case in cases)
-    fastest = ", ".join(f"{name} in {n}" for name, n in reads.most_common())
-    return f"{number(peaks[0])} to {number(peaks[-1])} GB/s over {len(cases)} cases (fastest read: {fastest})"
-
-
-def _two(value: float | None) -> str:
-    return NONE if value is None else f"{value:.2f}"
+    (lowest, _), (highest, _) = min(peaks), max(peaks)
+    fastest = ", ".join(f"{name} in {n}" for name, n in Counter(name for _, name in peaks).most_common())
+    return f"{number(lowest)} to {number(highest)} GB/s over {len(peaks)} cases (fastest read: {fastest})"

@@ -1,9 +1,7 @@
-"""Peers that may be absent: how one is described, and how it says what it lacks."""
+"""Peers that may be absent: how one says what it lacks."""
 
 import importlib
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
 
 import torch
@@ -14,19 +12,6 @@ PEERS, PEERS_CUDA = "pip install '.[peers]'", "pip install '.[peers-cuda]'"
 
 class Missing(Exception):
     """A peer cannot run here; the message says what it needs."""
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Another way to compute something of a list of tensors.
-
-    Attributes:
-        name: as it stands in a table.
-        make: from what it reads to the call that is timed; raises `Missing` where it cannot run.
-    """
-
-    name: str
-    make: Callable[..., Callable[[], Tensor]]
 
 
 def load(module: str, package: str, install: str) -> ModuleType:

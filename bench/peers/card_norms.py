@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bench.peers.available import PEERS_CUDA, Missing, Peer, load, require_card
+from bench.peers.available import PEERS_CUDA, Missing, load, require_card
 
 CHUNK_ELEMENTS = 8192
 """Elements of a program of the pointer-table kernel."""
@@ -116,9 +116,8 @@ def _by_dtype(tensors: list[Tensor]) -> dict[torch.dtype, list[Tensor]]:
     return groups
 
 
-POINTER_TABLE = "pointer table, float64 partials (as NeMo Automodel 3685)"
-PEERS = (
-    Peer("TransformerEngine multi_tensor_l2norm", transformer_engine),
-    Peer("Apex multi_tensor_l2norm", apex),
-    Peer(POINTER_TABLE, pointer_table),
-)
+PEERS = {
+    "TransformerEngine multi_tensor_l2norm": transformer_engine,
+    "Apex multi_tensor_l2norm": apex,
+    "pointer table, float64 partials (as NeMo Automodel 3685)": pointer_table,
+}

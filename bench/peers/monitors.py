@@ -1,12 +1,12 @@
 """What people put into a training loop to watch its gradients.
 
 Each monitor is made from a model and a folder for what it writes, is told the loss after every backward pass and before
-the optimizer, and is closed. None changes the training.
+the optimizer, and is closed, when it writes what is left. None changes the training. ``name`` is how it stands in a
+table.
 """
 
 import os
 from pathlib import Path
-from typing import ClassVar, Protocol
 from unittest.mock import patch
 
 import numpy as np
@@ -19,52 +19,24 @@ WINDOW = 16
 """Past gradients that are remembered, where any are."""
 
 
-class Monitor(Protocol):
-    """Watches one model; ``name`` is how it stands in a table."""
-
-    name: ClassVar[str]
-
-    def __init__(self, model: nn.Module, folder: Path) -> None: ...
-
-    def step(self, loss: Tensor) -> None:
-        """Measure the gradients that are there now."""
-
-    def close(self) -> None:
-        """Write what is left."""
-
-
-class _Text:
-    """A table of numbers, a line a step."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="ascii")
-
-    def write(self, *values: float) -> None:
-        self._file.write(",".join(map(repr, values)) + "\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _gradients(model: nn.Module) -> list[Tensor]:
-    return [p.grad for p in model.parameters() if p.grad is not None]
-
-
 class GlobalNorm:
     """The norm of all gradients by torch, read back and written down each step."""
 
     name = "global norm, read back"
 
     def __init__(self, model: nn.Module, folder: Path) -> None:
-        self._model, self._text = model, _Text(folder / "norm.csv")
+        self._model, self._file = model, (folder / "norm.csv").open("w", encoding="ascii")
 
     def step(self, loss: Tensor) -> None:
         """Write the loss and the norm."""
-        self._text.write(loss.item(), torch.nn.utils.get_total_norm(_gradients(self._model)).item())
+        self._write(loss.item(), torch.nn.utils.get_total_norm(_gradients(self._model)).item())
 
     def close(self) -> None:
         """Finish the table."""
-        self._text.close()
+        self._file.close()
+
+    def _write(self, *values: float) -> None:
+        self._file.write(",".join(map(repr, values)) + "\n")
 
 
 class ParameterNorms(GlobalNorm):
@@ -75,7 +47,11 @@ class ParameterNorms(GlobalNorm):
     def step(self, loss: Tensor) -> None:
         """Write the loss, the norm of each gradient and the norm of all."""
         norms = [g.norm().item() for g in _gradients(self._model)]
-        self._text.write(loss.item(), *norms, torch.tensor(norms).norm().item())
+        self._write(loss.item(), *norms, torch.tensor(norms).norm().item())
+
+
+def _gradients(model: nn.Module) -> list[Tensor]:
+    return [p.grad for p in model.parameters() if p.grad is not None]
 
 
 class LeanWindow:
@@ -109,25 +85,21 @@ class LeanWindow:
         np.save(self._path, np.hstack([np.take_along_axis(rows[:, : WINDOW + 1], slots, 1), rows[:, WINDOW + 1 :]]))
 
 
-class NumpyWindow:
+class NumpyWindow(GlobalNorm):
     """Dots with the W gradients before, as the script behind a paper does it: a list of flat numpy arrays."""
 
     name = "list of numpy arrays, W = 16"
 
     def __init__(self, model: nn.Module, folder: Path) -> None:
-        self._model, self._text = model, _Text(folder / "dots.csv")
+        super().__init__(model, folder)
         self._past: list[np.ndarray] = []
 
     def step(self, loss: Tensor) -> None:
         """Write the loss, the norm and the dots with the gradients 1, 2, … W steps before."""
         flat = np.concatenate([g.float().cpu().numpy().ravel() for g in _gradients(self._model)])
         dots = [float(np.dot(flat, past)) for past in self._past]
-        self._text.write(loss.item(), float(np.linalg.norm(flat)), *dots)
+        self._write(loss.item(), float(np.linalg.norm(flat)), *dots)
         self._past = [flat, *self._past[: WINDOW - 1]]
-
-    def close(self) -> None:
-        """Finish the table."""
-        self._text.close()
 
 
 class TensorBoard:
@@ -216,12 +188,4 @@ class Cockpit:
         self._cockpit.write(str(self._path))
 
 
-MONITORS: tuple[type[Monitor], ...] = (
-    GlobalNorm,
-    ParameterNorms,
-    LeanWindow,
-    NumpyWindow,
-    TensorBoard,
-    WeightsAndBiases,
-    Cockpit,
-)
+MONITORS = (GlobalNorm, ParameterNorms, LeanWindow, NumpyWindow, TensorBoard, WeightsAndBiases, Cockpit)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.peers.available import PEERS as INSTALL
-from bench.peers.available import Missing, Peer, load, require_card
+from bench.peers.available import Missing, load, require_card
 
 STANDARD_ERRORS = 5.0
 """What the squared norm of a projection may be off by."""
@@ -30,23 +30,27 @@ _TRAK_MULTIPLE = 512
 
 
 @dataclass(frozen=True)
-class Projector(Peer):
-    """A map to m numbers; ``make(tensors, m, seed=0)``.
+class Projector:
+    """A map to m numbers.
 
     Attributes:
+        name: as it stands in a table.
+        make: from tensors and m to the call that is timed.
         most_products: the N m up to which a call on a CPU of a few cores takes seconds at most.
         bytes_per_element: memory it takes, for each of the N, while it is checked.
     """
 
+    name: str
+    make: Callable[..., Callable[[], Tensor]]
     most_products: float = math.inf
     bytes_per_element: int = 0
 
 
-def trak(tensors: Sequence[Tensor], m: int, seed: int = 0) -> Callable[[], Tensor]:
+def trak(tensors: Sequence[Tensor], m: int) -> Callable[[], Tensor]:
     """Random signs by TRAK (Park et al. 2023), over sqrt(m): torch in blocks on a CPU, a CUDA kernel on a card."""
     projectors = load("trak.projectors", "traker", INSTALL)
     x = _flat(tensors)
-    options = {"grad_dim": len(x), "proj_dim": m, "seed": seed, "proj_type": projectors.ProjectionType.rademacher}
+    options = {"grad_dim": len(x), "proj_dim": m, "seed": 0, "proj_type": projectors.ProjectionType.rademacher}
     if x.is_cuda:
         load("fast_jl", "fast_jl", "pip install --no-build-isolation fast_jl, with a CUDA compiler")
         require_card([x])
@@ -59,7 +63,7 @@ def trak(tensors: Sequence[Tensor], m: int, seed: int = 0) -> Callable[[], Tenso
     return lambda: projector.project(batch, model_id=0)[0] / math.sqrt(m)
 
 
-def dense(tensors: Sequence[Tensor], m: int, seed: int = 0) -> Callable[[], Tensor]:
+def dense(tensors: Sequence[Tensor], m: int) -> Callable[[], Tensor]:
     r"""Random signs over sqrt(m) in plain torch (Achlioptas 2003), drawn again at every call, block after block.
 
     A random 64-bit word gives eight of them, the low bits of its bytes. Bits b stand in place of signs 2b - 1, so that
@@ -73,7 +77,7 @@ def dense(tensors: Sequence[Tensor], m: int, seed: int = 0) -> Callable[[], Tens
     generator = torch.Generator(x.device)
 
     def call() -> Tensor:
-        generator.manual_seed(seed)
+        generator.manual_seed(0)
         sums = torch.zeros(m, device=x.device)
         for block in x.split(rows):
             bytes_ = random.random_(generator=generator).view(torch.uint8)
@@ -84,10 +88,10 @@ def dense(tensors: Sequence[Tensor], m: int, seed: int = 0) -> Callable[[], Tens
     return call
 
 
-def stored_count_sketch(tensors: Sequence[Tensor], m: int, seed: int = 0) -> Callable[[], Tensor]:
+def stored_count_sketch(tensors: Sequence[Tensor], m: int) -> Callable[[], Tensor]:
     """A count sketch with its buckets and signs drawn once and stored, eight bytes an element, and ``index_add_``."""
     x = _flat(tensors)
-    generator = torch.Generator(x.device).manual_seed(seed)
+    generator = torch.Generator(x.device).manual_seed(0)
     bucket = torch.randint(m, x.shape, generator=generator, dtype=torch.int32, device=x.device)
     sign = torch.randint(2, x.shape, generator=generator, dtype=torch.float32, device=x.device).mul_(2).sub_(1)
     return lambda: torch.zeros(m, device=x.device).index_add_(0, bucket, sign * x)

@@ -61,25 +61,11 @@ def test_exact_is_the_rounded_truth_over_more_than_one_chunk():
     assert float(exact_dot(a, b)) == math.fsum(products.tolist())
 
 
-def test_a_pair_of_two_lengths_is_refused():
-    with pytest.raises(ValueError):
-        exact_dot(torch.ones(CHUNK + 1), torch.ones(CHUNK))
-
-
 def test_host_arrays_hold_the_same_values():
     x = torch.randn(100)
     assert host_array(x).ctypes.data == x.data_ptr()
     assert host_array(x.double()).dtype == np.float64
     np.testing.assert_array_equal(host_array(x.bfloat16()), x.bfloat16().double().numpy())
-
-
-def test_compensated_beats_naive_by_orders():
-    x = torch.randn(1_000_000)
-    exact = exact_dot(x, x)
-    naive = float(np.cumsum(np.square(x.numpy()))[-1])
-    compensated = compensated_dot(x.numpy(), x.numpy())
-    assert abs(naive / exact - 1) > 1e-5
-    assert abs(compensated / exact - 1) < 2.0**-23
 
 
 def test_compensated_keeps_up_where_float32_stands_still():

@@ -40,20 +40,9 @@ def test_what_is_missing_is_named_before_it_is_imported(run_python):
 
 def test_it_runs_every_value_test_every_native_check_and_every_bench_within_its_time(checkout):
     jobs = gpu.jobs()
-    assert [job.name for job in jobs if job.group == "values"] == [
-        "tests/kernels/lists/test_lists.py",
-        "tests/kernels/sketch/test_compare_and_store.py",
-        "tests/kernels/sketch/test_sketch.py",
-        "tests/kernels/window/test_gram.py",
-        "tests/kernels/window/test_update.py",
-        "tests/kernels/window/test_window.py",
-        "tests/engines/triton/test_engine.py",
-        "tests/recording/test_device_copy.py",
-    ]
-    assert [job.name for job in jobs if job.group == "native"] == [
-        "bench/native/test_large.py",
-        "bench/native/test_probe.py",
-    ]
+    for group, patterns in (("values", gpu.VALUE_TESTS), ("native", gpu.NATIVE_TESTS)):
+        matched = [sorted(str(path.relative_to(checkout)) for path in checkout.glob(pattern)) for pattern in patterns]
+        assert all(matched) and [job.name for job in jobs if job.group == group] == sum(matched, [])
     assert sorted(gpu.STATISTICS) == sorted(REGISTRY)
     benches = {job.arguments[0] for job in jobs if job.name.startswith("bench: ")}
     assert benches == {f"bench/{path.name}" for path in (checkout / "bench").glob("bench_*.py")}
@@ -71,57 +60,58 @@ def test_the_benches_of_a_statistic_are_selected_by_name(statistic):
 
 
 FILE = """
-    import os, time
-    import pytest
+import os, time
+import pytest
 
-    def result(benchmark, title):
-        device = {"kind": "cuda", "name": "Fake Card", "slug": "fake-card"}
-        benchmark.extra_info.update(device=device, versions={}, threads={}, kind="memory", title=title)
-        benchmark.extra_info.update(ring_bytes=1e9, beside_bytes=1e6)
-        benchmark(int)
-
+def result(benchmark, title):
+    device = {"kind": "cuda", "name": "Fake Card", "slug": "fake-card"}
+    benchmark.extra_info.update(device=device, versions={}, threads={}, kind="memory", title=title)
+    benchmark.extra_info.update(ring_bytes=1e9, beside_bytes=1e6)
+    benchmark(int)
 """
-PASSES = """
-    def test_first(benchmark):
-        result(benchmark, "of the first file")
+FILES = {
+    "crashes": """
+def test_before(benchmark):
+    result(benchmark, "before the crash")
 
-    @pytest.mark.skip
-    def test_skipped():
-        pass
-"""
-FAILS = """
-    def test_wrong(benchmark):
-        result(benchmark, "of a wrong one")
-        assert 1 + 1 == 3, "sums are wrong"
+def test_that_dies():
+    os.abort()
 
-    @pytest.fixture
-    def broken():
-        raise RuntimeError("no fixture")
+def test_after():
+    pass
+""",
+    "hangs": """
+def test_that_hangs():
+    time.sleep(600)
+""",
+    "fails": """
+def test_wrong(benchmark):
+    result(benchmark, "of a wrong one")
+    assert 1 + 1 == 3, "sums are wrong"
 
-    def test_without_its_fixture(broken):
-        pass
-"""
-CRASHES = """
-    def test_before(benchmark):
-        result(benchmark, "before the crash")
+@pytest.fixture
+def broken():
+    raise RuntimeError("no fixture")
 
-    def test_that_dies():
-        os.abort()
+def test_without_its_fixture(broken):
+    pass
+""",
+    "passes": """
+def test_first(benchmark):
+    result(benchmark, "of the first file")
 
-    def test_after():
-        pass
-"""
-HANGS = """
-    def test_that_hangs():
-        time.sleep(600)
-"""
+@pytest.mark.skip
+def test_skipped():
+    pass
+""",
+}
 
 
 def test_whatever_a_file_does_the_rest_runs_and_its_results_stay(tmp_path, monkeypatch, capsys):
     jobs = []
-    for name, text in (("crashes", CRASHES), ("hangs", HANGS), ("fails", FAILS), ("passes", PASSES)):
+    for name, text in FILES.items():
         path = tmp_path / f"test_{name}.py"
-        path.write_text("\n".join(line[4:] for line in (FILE + text).splitlines()))
+        path.write_text(FILE + text)
         jobs.append(Job(name, (str(path),), 5.0 if name == "hangs" else 60.0))
     monkeypatch.setattr(gpu, "jobs", lambda: jobs)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from bench import compare, report
 from bench.pages import document, roofline
@@ -65,12 +64,15 @@ def every_kind() -> Benches:
 
 def write(path: Path, benches: Benches, device: dict[str, Any] = CPU, date: str = "2026-12-01T10:11:12") -> Path:
     """A file as pytest-benchmark writes it."""
-    shared = {"device": device, "versions": {"torch": "2.13.0"}, "threads": {"torch": 2, "numba": 2}}
+    shared = {
+        "device": device,
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "threads": {"torch": 2, "numba": 2},
+    }
     stats = {"stats": {"data": [1.5, 2.5]}}
     listed = [{"fullname": name, "extra_info": {**shared, **facts}, **stats} for name, facts in benches.items()]
     commit = {"id": "0123abcd", "dirty": True}
-    machine = {"python_version": "3.11.7"}
-    file = {"machine_info": machine, "commit_info": commit, "datetime": date, "benchmarks": listed}
+    file = {"commit_info": commit, "datetime": date, "benchmarks": listed}
     path.write_text(json.dumps(file))
     return path
 
@@ -152,11 +154,13 @@ def test_a_card_has_columns_of_its_own_and_the_tests_that_ran_there(tmp_path: Pa
 
 
 def test_cases_that_had_to_shrink_are_named(tmp_path: Path) -> None:
-    run = document.read(write(tmp_path / "a.json", {"a::b": speed("norm", note="1e8 do not fit")}))
-    assert "Smaller than meant: 1e8 do not fit.\n" in render([run])
-    (name,) = [name for name, bench in every_kind().items() if bench["kind"] == "growth"]
-    run = document.read(write(tmp_path / "b.json", {name: every_kind()[name] | {"note": "1e8: do not fit"}}))
-    assert "Smaller than meant:\n\n- norm over elements: 1e8: do not fit\n" in render([run])
+    benches = {name: facts for name, facts in every_kind().items() if facts["kind"] == "growth"}
+    for facts in benches.values():
+        facts["note"] = "1e8: do not fit"
+    benches["a::b"] = speed("norm", note="1e8 do not fit")
+    page = render([document.read(write(tmp_path / "a.json", benches))])
+    assert "Smaller than meant: 1e8 do not fit.\n" in page
+    assert "Smaller than meant:\n\n- norm over elements: 1e8: do not fit\n" in page
 
 
 def test_goals_missed_come_first_and_are_shown_as_missed(tmp_path: Path) -> None:
@@ -184,22 +188,18 @@ def test_where_another_is_faster_the_page_shows_it(tmp_path: Path) -> None:
 
 
 def test_page_holds_the_newest_of_each_device_cpu_first(results: Path, tmp_path: Path) -> None:
-    results.mkdir(parents=True)
-    (results / "card.json").write_text('{"schema": 1, "card": {"name": "of another program"}}')
     for device, date in ((CARD, "2026-12-03"), (CPU, "2026-12-02"), (CPU, "2026-11-30")):
         assert report.main([str(write(tmp_path / "run.json", every_kind(), device, f"{date}T10:00:00"))]) == 0
     page = (results.parent / "README.md").read_text()
-    assert page.index("## Test CPU") < page.index("## Test Card") and "of another program" not in page
+    assert page.index("## Test CPU") < page.index("## Test Card")
     assert "run 2026-12-02 10:00" in page and "2026-11-30" not in page
     pictures = {"roofline-test-card.svg", "roofline-test-cpu-2-cores.svg"}
     runs = {"test-card-2026-12-03.json", "test-cpu-2-cores-2026-11-30.json", "test-cpu-2-cores-2026-12-02.json"}
-    assert {path.name for path in results.iterdir()} == {"card.json"} | pictures | runs
+    assert {path.name for path in results.iterdir()} == pictures | runs
     assert document.read(results / "test-cpu-2-cores-2026-12-02.json")["date"] == "2026-12-02T10:00:00"
 
 
-def test_partial_run_leaves_stored_results_alone(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_partial_run_leaves_stored_results_alone(results, tmp_path, capsys):
     report.main([str(write(tmp_path / "whole.json", every_kind()))])
     before = {path: path.read_bytes() for path in results.parent.rglob("*") if path.is_file()}
     partial = tmp_path / "part.json"
@@ -223,30 +223,21 @@ def test_page_of_a_run_without_speed_links_no_picture(tmp_path: Path) -> None:
     assert "svg" not in (tmp_path / "README.md").read_text() and not list(tmp_path.rglob("*.svg"))
 
 
-def two_devices(path: Path) -> None:
-    first, second = (
-        json.loads(write(path, {f"a::{device['slug']}": speed("norm")}, device).read_text()) for device in (CPU, CARD)
-    )
-    path.write_text(json.dumps(first | {"benchmarks": first["benchmarks"] + second["benchmarks"]}))
-
-
 @pytest.mark.parametrize(
     ("make", "text"),
     [
         (lambda path: None, "cannot be read.*--benchmark-disable"),
-        (lambda path: path.write_text("{"), "is no JSON"),
+        (lambda path: path.write_text("{"), "cannot be read as JSON"),
         (lambda path: path.write_text('{"card": {}}'), "expected the JSON of `pytest bench --benchmark-json`"),
-        (lambda path: write(path, {}), "holds no benchmarks.*without --benchmark-disable"),
+        (lambda path: write(path, {}), "without --benchmark-disable"),
+        (lambda path: write(path, {"a::b": {}}), "a::b: kind is None.*expected one of speed.*--benchmark-disable"),
         (
-            lambda path: write(path, {"a::b": {}}),
-            "a::b: kind is None.*expected one of speed, training.*--benchmark-dis",
+            lambda path: write(path, {"a": speed("dot"), "b": speed("dot", device=CARD)}),
+            "b ran on test-card",
         ),
-        (lambda path: write(path, {"a::b": {"kind": "memory"}}), "expected title, ring_bytes, beside_bytes"),
-        (lambda path: write(path, {"a::b": speed("norm")}, {}), "a::b: expected kind, name and slug of its device"),
-        (two_devices, "a::test-card ran on test-card, those before it on test-cpu-2-cores"),
-        (lambda path: path.write_text(f'{{"format": "{document.FORMAT}", "schema": 99}}'), "has schema 99; expected 1"),
+        (lambda path: path.write_text(f'{{"format": "{document.FORMAT}", "schema": 99}}'), "with schema 1"),
     ],
-    ids=["missing", "no JSON", "other JSON", "empty", "disabled", "fields", "no device", "two devices", "schema"],
+    ids=["missing", "no JSON", "other JSON", "empty", "disabled", "two devices", "schema"],
 )
 @pytest.mark.parametrize("command", [report.main, compare.main])
 def test_bad_input_is_named(command, make, text, tmp_path, results, capsys) -> None:
@@ -293,9 +284,7 @@ def modes(benches: Benches) -> Benches:
         (lambda benches: benches[DOT].update(time_ms=900.0, bandwidth_gb_per_s=1.0), ""),
     ],
 )
-def test_comparison_flags_what_got_worse_by_more_than_15_percent(
-    change: Callable[[Benches], object], flagged: str, tmp_path: Path
-) -> None:
+def test_comparison_flags_what_got_worse_by_more_than_15_percent(change, flagged, tmp_path):
     text, status = compared(change, tmp_path)
     assert status == bool(flagged) and ("worse by more than 15 %:\n" in text) == bool(flagged)
     assert flagged in text
@@ -304,10 +293,8 @@ def test_comparison_flags_what_got_worse_by_more_than_15_percent(
 def test_comparison_shows_both_intervals(tmp_path: Path) -> None:
     text, _ = compared(lambda benches: peer(benches).update(ratio=1.6, ratio_low=1.2, ratio_high=2.0), tmp_path)
     assert "2.00 [1.90, 2.10], now 1.60 [1.20, 2.00] (25.0 % worse; the intervals overlap)" in text
-    assert "; of the worse 0 with intervals that do not meet" in text
     text, _ = compared(lambda benches: peer(benches).update(ratio=1.6, ratio_low=1.5, ratio_high=1.7), tmp_path)
     assert "now 1.60 [1.50, 1.70] (25.0 % worse)" in text
-    assert "; of the worse 1 with intervals that do not meet" in text
 
 
 def test_comparison_lists_what_is_new_and_missing(tmp_path: Path) -> None:
@@ -318,14 +305,11 @@ def test_comparison_lists_what_is_new_and_missing(tmp_path: Path) -> None:
 
     text, status = compared(change, tmp_path)
     missing, new = text.split("missing now:\n")[1].split("\nnew:\n")
-    assert "clip title; 100 M float32, 400 tensors\n" in missing and "(skipped: torch is gone)" in missing
-    assert missing.count("\n") == 2 and new.startswith("  norm title; 100 M bfloat16, 400 tensors\n")
-    assert status == 0
+    assert "clip title; 100 M float32, 400 tensors: × our time" in missing and missing.count("\n") == 3
+    assert new.startswith("  norm title; 100 M bfloat16, 400 tensors: fraction of peak\n") and status == 0
 
 
-def test_comparison_reads_stored_documents_and_takes_the_newest_other_run(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_comparison_reads_stored_documents_and_takes_the_newest_other_run(results, tmp_path, capsys):
     slow = every_kind()
     peer(slow)["ratio"] = 1.5
     report.main([str(write(tmp_path / "a.json", every_kind(), date="2026-12-01T10:00:00"))])
@@ -337,55 +321,29 @@ def test_comparison_reads_stored_documents_and_takes_the_newest_other_run(
     assert compare.main([first, second]) == 0 and compare.main([second, first]) == 1
 
 
-def test_ratios_of_different_machines_do_not_compare(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ratios_of_different_machines_do_not_compare(results, tmp_path, capsys):
     one, other = write(tmp_path / "a.json", every_kind()), write(tmp_path / "b.json", every_kind(), CARD)
     assert compare.main([str(one), str(other)]) == 2
     assert "ratios of different machines do not compare" in capsys.readouterr().out
     report.main([str(other)])
     assert compare.main([str(one)]) == 2
-    assert "only of Test Card; ratios of different machines do not compare" in capsys.readouterr().err
+    assert "holds no other run of Test CPU, 2 cores" in capsys.readouterr().err
 
 
-@pytest.fixture
-def crowded(tmp_path: Path) -> document.Document:
-    """All statistics in two dtypes, near each other."""
+@pytest.mark.parametrize(("roof", "drawn"), [(260.0, True), (1e6, False)], ids=["near", "far"])
+def test_picture_is_an_svg_with_the_labels_and_always_the_same(tmp_path: Path, roof: float, drawn: bool) -> None:
     benches = every_kind()
-    for k, statistic in enumerate(document.STATISTICS):
-        benches[f"a::{statistic}"] = speed(statistic, "bfloat16", operations=10**8 * (1 + k % 3))
-    return document.read(write(tmp_path / "crowded.json", benches))
-
-
-def test_picture_is_an_svg_with_the_labels_and_always_the_same(crowded: document.Document, tmp_path: Path) -> None:
+    benches["bench/bench_roof.py::test_roof"]["gflop_per_s"] = roof
+    benches["a::b"] = speed("clip", "bfloat16")
+    run = document.read(write(tmp_path / "run.json", benches))
     paths = [tmp_path / name for name in ("a.svg", "b.svg")]
     for path in paths:
-        roofline.draw(crowded, path)
+        roofline.draw(run, path)
     text = paths[0].read_text()
     assert text == paths[1].read_text() and "<dc:date>" not in text
     labels = ("norm title, float32: 0.95", "clip title, bfloat16: 0.95", "measured peak, 28 GB/s", "Test CPU, 2 cores")
-    for label in (*labels, "compute roof: 130", "10⁹ multiply-adds a second"):
-        assert label in text, label
-
-
-@pytest.mark.parametrize(("n_cases", "roof"), [(1, 260.0), (18, 260.0), (18, 1e6), (18, None)])
-def test_every_case_of_the_picture_is_named_inside_it(crowded, n_cases: int, roof: float | None) -> None:
-    cases = document.picture_cases(crowded)[:n_cases]
-    for case in cases:
-        case["title"] += ", W = 16, 262,144 buckets"  # as long as any
-    crowded["benches"] = [*cases, {"kind": "roof", "gflop_per_s": roof, "what": "matrix product"}]
-    figure = roofline.picture(crowded)
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
-    axes = figure.axes[0]
-    texts = axes.get_legend().get_texts()
-    assert len({text.get_text() for text in texts}) == n_cases
-    for text in (*texts, *figure.texts, *axes.texts):
-        box = text.get_window_extent(renderer)
-        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, f"{text.get_text()}: out of the picture"
-        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, f"{text.get_text()}: out of the picture"
-    assert figure.texts[-1].get_window_extent(renderer).y1 < axes.get_tightbbox(renderer).y0
-    assert any("compute roof" in text.get_text() for text in axes.texts) == (roof == 260.0), "others are far or unknown"
+    assert [label for label in (*labels, "10⁹ multiply-adds a second") if label not in text] == []
+    assert ("compute roof: 130" in text) == drawn and ("compute roof" in text) == drawn
 
 
 def test_picture_takes_the_case_that_moves_the_most(tmp_path: Path) -> None:
@@ -402,15 +360,7 @@ def test_numbers_have_the_digits_that_they_deserve() -> None:
     errors = {None: "–", 0.0: "0", 1.04e-13: "1.0e-13", 2.2e-2: "2.2e-2"}
     counts = {None: "–", 400: "400", 1000: "1,000", 55_050: "55 k", 124_439_808: "124 M", 10**9: "1 G"}
     counts |= {999_999: "1 M", 9_996: "10 k"}
-    sizes = {
-        None: "–",
-        0: "0 B",
-        512: "512 B",
-        4096: "4.10 kB",
-        999_999: "1.00 MB",
-        2.1e6: "2.10 MB",
-        1.5e10: "15.0 GB",
-    }
+    sizes = {None: "–", 0: "0 B", 512: "512 B", 4096: "4.10 kB", 999_999: "1.00 MB", 1.5e10: "15.0 GB"}
     for function, texts in ((number, numbers), (error, errors), (count, counts), (size, sizes)):
         assert [function(value) for value in texts] == list(texts.values()), function
     assert given(5e-8) == "5e-8" and given(0.9) == "0.9" and given(1e20) == "1e20"

@@ -1,6 +1,7 @@
 """Ours: each builder prepares a problem, asserts that its result is right, and returns what is timed."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -142,19 +143,24 @@ def _check_lags(problem: Problem, result: Lags, past: Gradients, step: int) -> l
     return errors
 
 
-def probe_step(problem: Problem) -> Work:
-    """A whole ``probe.step``, with or without a trace."""
+def _probe(problem: Problem, history: fastgeom.Exact | fastgeom.Sketch, trace: Path | None = None) -> fastgeom.Probe:
     case, g = problem.case, problem.g
-    folder = tempfile.TemporaryDirectory()
-    probe = fastgeom.Probe(
+    return fastgeom.Probe(
         g.named(),
         window=case.window,
         layers=g.grouping(case.layers),
         backend=problem.device.backend,
-        history=fastgeom.Exact(),
-        trace=Path(folder.name) / "run.h5" if case.traced else None,
+        history=history,
+        trace=trace,
         gradient=lambda p: p,
     )
+
+
+def probe_step(problem: Problem) -> Work:
+    """A whole ``probe.step``, with or without a trace."""
+    case, g = problem.case, problem.g
+    folder = tempfile.TemporaryDirectory()
+    probe = _probe(problem, fastgeom.Exact(), Path(folder.name) / "run.h5" if case.traced else None)
     last = case.window + 1
     for t in range(last + 1):
         _prepare(g, t, last, case.window)
@@ -193,12 +199,7 @@ def deferred(problem: Problem) -> Work:
         g.draw(late.step)
         errors += _check_lags(problem, late, past, late.step)
     _lend(problem, step.window)
-
-    def steps() -> None:
-        for _ in range(case.block):
-            step()
-
-    return Work(steps, max(errors), steps=case.block)
+    return Work(_repeated(step, case.block), max(errors), steps=case.block)
 
 
 def step_by_step(problem: Problem) -> Work:
@@ -208,12 +209,15 @@ def step_by_step(problem: Problem) -> Work:
         result = step()
     exact = truth.square(*problem.g.tensors)
     error = _near(problem, result.lag_dot[-1, -1], exact, "lag with itself")
+    return Work(_repeated(step, n_steps), error, steps=n_steps)
 
+
+def _repeated(step: _Steps, times: int) -> Callable[[], None]:
     def steps() -> None:
-        for _ in range(n_steps):
+        for _ in range(times):
             step()
 
-    return Work(steps, error, steps=n_steps)
+    return steps
 
 
 def update(problem: Problem) -> Work:
@@ -295,14 +299,7 @@ def sketch_on_one_thread(problem: Problem) -> Work:
 def sketch_step(problem: Problem) -> Work:
     """A whole ``probe.step`` with a window of sketches."""
     g, case = problem.g, problem.case
-    probe = fastgeom.Probe(
-        g.named(),
-        window=case.window,
-        history=fastgeom.Sketch(case.buckets),
-        layers=g.grouping(case.layers),
-        backend=problem.device.backend,
-        gradient=lambda p: p,
-    )
+    probe = _probe(problem, fastgeom.Sketch(case.buckets))
     for _ in range(case.window + 1):
         result = probe.step()
     error = _near(problem, result.grad_sq, truth.square(*g.tensors), "grad_sq")

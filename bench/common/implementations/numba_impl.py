@@ -1,6 +1,7 @@
 """The same as one would write it with numba: parallel loops, float32 sums, everything in one vector."""
 
 import numpy as np
+import torch
 from numba import njit, prange, set_num_threads
 from numpy.typing import NDArray
 from torch import Tensor
@@ -82,5 +83,5 @@ def _array(problem: Problem, flats: tuple[Tensor, ...]) -> Floats:
         raise Missing("numba's loops run on the CPU")
     if [str(flat.dtype) for flat in flats] != ["torch.float32"]:
         raise Missing("numba has no bfloat16, and mixed tensors are not one vector")
-    set_num_threads(problem.device.threads())
+    set_num_threads(torch.get_num_threads())
     return flats[0].numpy()

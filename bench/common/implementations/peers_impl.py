@@ -1,15 +1,19 @@
 """Peers that need a package or a card, as implementations like any other."""
 
+from collections.abc import Callable
+
+from torch import Tensor
+
 from bench.common.implementations.base import Implementation, Work
 from bench.common.implementations.torch_impl import check_norm
 from bench.common.problem import Problem
 from bench.peers import card_norms, projectors
-from bench.peers.available import Missing, Peer
+from bench.peers.available import Missing
 from bench.peers.projectors import Projector
 
 
-def _norm(peer: Peer) -> Implementation:
-    return Implementation(peer.name, lambda problem: check_norm(problem, peer.make(problem.g.tensors)))
+def _norm(name: str, make: Callable[..., Callable[[], Tensor]]) -> Implementation:
+    return Implementation(name, lambda problem: check_norm(problem, make(problem.g.tensors)))
 
 
 def _projector(peer: Projector) -> Implementation:
@@ -24,5 +28,5 @@ def _projector(peer: Projector) -> Implementation:
     return Implementation(peer.name, build, lambda case: peer.bytes_per_element / 4)
 
 
-NORMS = [_norm(peer) for peer in card_norms.PEERS]
+NORMS = [_norm(*peer) for peer in card_norms.PEERS.items()]
 PROJECTORS = [_projector(peer) for peer in projectors.PEERS]

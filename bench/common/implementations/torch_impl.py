@@ -4,6 +4,7 @@ Memory for concatenated gradients is given beforehand; rows of past gradients ar
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ def cat_norm(problem: Problem) -> Work:
 
 def compiled_norm(problem: Problem) -> Work:
     """The obvious expression, compiled, of elements in one vector."""
-    obvious, flat = problem.device.compile(_obvious_norm), _one_vector(problem)
+    obvious, flat = _compiled(problem, _obvious_norm), _one_vector(problem)
     return check_norm(problem, lambda: obvious(flat))
 
 
@@ -100,7 +101,7 @@ def foreach_dot(problem: Problem) -> Work:
 
 def compiled_dot(problem: Problem) -> Work:
     """The obvious expression, compiled, of elements in one vector."""
-    obvious, a = problem.device.compile(_obvious_dot), _one_vector(problem)
+    obvious, a = _compiled(problem, _obvious_dot), _one_vector(problem)
     b = torch.cat(problem.second.tensors)
     return check_dot(problem, lambda: obvious(a, b))
 
@@ -190,7 +191,7 @@ def stack_mv(problem: Problem) -> Work:
 def compiled_window(problem: Problem) -> Work:
     """The obvious expression, compiled, of a gradient in one vector; the copy into the ring stands behind it."""
     ring, flat = TorchRing(problem), _one_vector(problem)
-    obvious = problem.device.compile(_obvious_window)
+    obvious = _compiled(problem, _obvious_window)
 
     def call() -> tuple[Tensor, Tensor]:
         dots_and_norm: tuple[Tensor, Tensor] = obvious(ring.rows, flat)
@@ -242,7 +243,7 @@ def update(problem: Problem) -> Work:
 
 def compiled_update(problem: Problem) -> Work:
     """The same, compiled."""
-    return _update(problem, problem.device.compile(_moments))
+    return _update(problem, _compiled(problem, _moments))
 
 
 def _update(problem: Problem, moments: Callable[..., Any]) -> Work:
@@ -264,3 +265,11 @@ def _update(problem: Problem, moments: Callable[..., Any]) -> Work:
 def _one_vector(problem: Problem) -> Tensor:
     """The gradient as one vector; of mixed dtypes as torch concatenates them, in float32."""
     return problem.g.flat if len(problem.g.flats) == 1 else torch.cat(problem.g.tensors)
+
+
+def _compiled(problem: Problem, function: Callable[..., Any]) -> Callable[..., Any]:
+    """What ``torch.compile`` makes of it, once for all sizes; the function itself where no times are wanted."""
+    return _compiled_once(function) if problem.device.timed else function
+
+
+_compiled_once = lru_cache(partial(torch.compile, dynamic=True))
