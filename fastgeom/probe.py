@@ -235,7 +235,9 @@ class Probe:
                 self._recorder.close()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("Probe: expected one that is neither copied nor pickled, as it refers to memory by address; make a new one")
+        raise TypeError(
+            "Probe: expected one that is neither copied nor pickled, as it knows memory by address; make a new one"
+        )
 
     def __enter__(self) -> Self:
         return self
