@@ -55,8 +55,7 @@ class Job:
         name: for the summary.
         arguments: of pytest.
         seconds: its limit.
-        group: of the jobs that share a limit, see `GROUP_S`; none by default.
-        spread: whether pytest-xdist may use several processes, if it is there.
+        group: of the jobs that share a limit, see `GROUP_S`; none by default. Value tests may use several processes.
         optional: whether it may be cut short where the time runs out.
     """
 
@@ -64,7 +63,6 @@ class Job:
     arguments: tuple[str, ...]
     seconds: float
     group: str = ""
-    spread: bool = False
     optional: bool = False
 
 
@@ -76,7 +74,7 @@ def jobs() -> list[Job]:
     )
     warnings = ("-W", "default")  # what torch warns of on a card fails no bench
     return [
-        *(Job(path, (path,), JOB_S, "values", spread=True) for path in values),
+        *(Job(path, (path,), JOB_S, "values") for path in values),
         *(Job(path, (path,), JOB_S, "native") for path in native),
         *(
             Job(f"bench: {name}", ("bench/bench_speed.py", "-k", f"[{name.replace(' ', '-')}:", *warnings), JOB_S)
@@ -96,7 +94,7 @@ def run_job(job: Job, folder: Path, seconds: float) -> tuple[Outcome, list[dict[
     record, log = folder / f"{stem}.jsonl", folder / f"{stem}.log"
     record.touch()
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "bench.record", "-p", "no:cacheprovider"]
-    if job.spread and importlib.util.find_spec("xdist") is not None:
+    if job.group == "values" and importlib.util.find_spec("xdist") is not None:
         command += ["-n", str(min(_MOST_PROCESSES, os.cpu_count() or 1))]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     paths = [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]

@@ -44,16 +44,13 @@ def _print(run: document.Document) -> None:
     print("\n".join(line for line in sections(run) if not line.startswith("![")))
 
 
-def publish(file: Path, root: Path, *, jobs: Sequence[dict[str, Any]] = ()) -> Path:
-    """Store a run, then write page and pictures of the newest run of each device.
+def publish(file: Path, root: Path, *, jobs: Sequence[dict[str, Any]] = ()) -> None:
+    """Store a run, then write page and pictures of the newest run of each device into a folder.
 
     Args:
         file: of pytest-benchmark, or a stored run.
         root: folder of README.md and results/.
         jobs: how the processes of `bench.gpu` ended; they are stored with the run, which is printed.
-
-    Returns:
-        The path of the stored run.
     """
     run = document.read(file)
     if jobs:
@@ -72,7 +69,6 @@ def publish(file: Path, root: Path, *, jobs: Sequence[dict[str, Any]] = ()) -> P
                 roofline.draw(each, results / document.picture_name(each))
     (root / "README.md").write_text(render(newest), encoding="utf-8")
     print(f"wrote {path} and {root / 'README.md'}")
-    return path
 
 
 if __name__ == "__main__":

@@ -31,12 +31,7 @@ class Gradients:
     def empty(cls, numels: Sequence[int], dtype: str, device: torch.device, *, stored: bool = False) -> "Gradients":
         """Memory for tensors of these sizes; of ``mixed`` ones every second is bfloat16, the others float32.
 
-        Args:
-            numels: elements of each.
-            dtype: of all, or ``mixed``.
-            device: where they lie.
-            stored: allocate it as our engines do: on a CPU in huge pages, for which numpy asks and torch does
-                not.
+        With ``stored`` it is allocated as our engines do: on a CPU in huge pages, as numpy asks for them and torch not.
         """
         names = ["float32", "bfloat16"] if dtype == MIXED else [dtype]
         flats, tensors = [], [torch.empty(0)] * len(numels)

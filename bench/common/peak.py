@@ -25,7 +25,11 @@ class Peak:
         least = _LEAST_BYTES[device.kind] if device.timed else 1 << 16
         size = min(max(least, 2 * device.cache_bytes * device.timed), device.room_bytes() // 4)
         n = size // 4 // ROWS // 64 * 64
-        rows = self._matrix(device, n)
+        on_cpu = device.device.type == "cpu"  # there in huge pages, as numpy asks for them and torch does not
+        memory = (
+            torch.from_numpy(np.zeros((ROWS, n), np.float32)) if on_cpu else torch.empty(ROWS, n, device=device.device)
+        )
+        rows = memory.fill_(1.0)
         half, vector, result = n * ROWS // 2, rows[0].clone(), torch.empty(ROWS, device=device.device)
         first, second = rows.view(-1)[:half], rows.view(-1)[half:]
         self.work: dict[str, Work] = {
@@ -36,7 +40,7 @@ class Peak:
         }
         self.moved = dict.fromkeys(self.work, rows.nbytes)
         self.moved["torch mv"] += vector.nbytes
-        if device.device.type == "cpu":
+        if on_cpu:
             matrix, numbers = rows.numpy(), vector.numpy()
 
             def gemv() -> None:
@@ -45,13 +49,6 @@ class Peak:
 
             self.work["numpy gemv in chunks"] = gemv
             self.moved["numpy gemv in chunks"] = self.moved["torch mv"]
-
-    @staticmethod
-    def _matrix(device: Device, n: int) -> torch.Tensor:
-        """Ones; on the CPU in huge pages, as numpy asks for them and torch does not."""
-        if device.device.type == "cpu":
-            return torch.from_numpy(np.zeros((ROWS, n), np.float32)).fill_(1.0)
-        return torch.ones(ROWS, n, device=device.device)
 
     def select_fastest(self, device: Device, count: int = 2, rounds: int = 5) -> None:
         """Time all of them and drop all but the fastest: every case times these beside itself."""

@@ -65,12 +65,7 @@ class Statistic:
         return sum(each) + self.fixed_bytes(problem.case)
 
     def memory_bytes(self, case: Case, *, lent: bool = True) -> float:
-        """Memory for each element.
-
-        Args:
-            case: what it is for.
-            lent: whether the other implementations use our ring, and need none of their own.
-        """
+        """Memory for each element; ``lent`` where the other implementations use our ring and need none of their own."""
         return (self.vectors(case) + (0 if lent else self.ring_rows(case))) * case.item_bytes
 
 
