@@ -8,7 +8,7 @@ Times and GB/s are never compared: they are those of a day. What is compared, an
   by more than 0.05 of a plain step. The ratio itself would hide a probe that costs twice as much (1.04 and 1.08 are 4 %
   apart); the added part alone is mostly noise where it is small (0.01 and 0.02 are 100 % apart).
 
-Medians decide; both intervals are shown, and whether they overlap, so that a reader can see what may be noise. Other
+Medians decide; both intervals are shown, and how many do not overlap, so that a reader can see what may be noise. Other
 tools' training ratios are not compared. The exit status is 0 where nothing got worse, 1 where something did, 2 where
 nothing can be compared.
 """
@@ -45,14 +45,17 @@ class Ratio:
             return old / new - 1
         return (new - old) / max(old - 1, STEP_ALLOWED / ALLOWED)
 
+    def apart(self, stored: "Ratio") -> bool | None:
+        """Whether the two intervals do not overlap; ``None`` where there are none."""
+        ends = [each.facts.get(end) for each in (stored, self) for end in ("ratio_low", "ratio_high")]
+        return None if None in ends else ends[2] > ends[1] or ends[3] < ends[0]
+
     def line(self, stored: "Ratio") -> str:
         """Both values and the change between them."""
         added = f"the added part went from {stored.facts['ratio'] - 1:.2f} to {self.facts['ratio'] - 1:.2f} of a step"
         worse, better = (100 * change for change in (self.worse(stored), stored.worse(self)))
         change = added if self.adds else f"{worse:.1f} % worse" if worse > 0 else f"{better:.1f} % better"
-        ends = [each.facts.get(end) for each in (stored, self) for end in ("ratio_low", "ratio_high")]
-        overlap = None not in ends and ends[2] <= ends[1] and ends[3] >= ends[0]
-        intervals = "; the intervals overlap" if overlap else ""
+        intervals = "; the intervals overlap" if self.apart(stored) is False else ""
         return f"{self.where}: {ratio(stored.facts)}, now {ratio(self.facts)} ({change}{intervals})"
 
 
@@ -96,7 +99,9 @@ def report(new: Document, stored: Document) -> tuple[list[str], int]:
     }
     for title, texts in sections.items():
         lines += ["", f"{title}:", *(f"  {text}" for text in texts)] if texts else []
-    lines += ["", f"{len(common)} ratios compared: {len(bad)} worse, {len(good)} better by more than 15 %"]
+    apart = sum(bool(here[key].apart(before[key])) for key in bad)
+    counts = f"{len(bad)} worse ({apart} with intervals that do not overlap), {len(good)} better by more than 15 %"
+    lines += ["", f"{len(common)} ratios compared: {counts}"]
     return lines, 1 if bad else 0 if common else 2
 
 

@@ -293,8 +293,10 @@ def test_comparison_flags_what_got_worse_by_more_than_15_percent(change, flagged
 def test_comparison_shows_both_intervals(tmp_path: Path) -> None:
     text, _ = compared(lambda benches: peer(benches).update(ratio=1.6, ratio_low=1.2, ratio_high=2.0), tmp_path)
     assert "2.00 [1.90, 2.10], now 1.60 [1.20, 2.00] (25.0 % worse; the intervals overlap)" in text
+    assert "1 worse (0 with intervals that do not overlap)" in text
     text, _ = compared(lambda benches: peer(benches).update(ratio=1.6, ratio_low=1.5, ratio_high=1.7), tmp_path)
     assert "now 1.60 [1.50, 1.70] (25.0 % worse)" in text
+    assert "1 worse (1 with intervals that do not overlap)" in text
 
 
 def test_comparison_lists_what_is_new_and_missing(tmp_path: Path) -> None:
