@@ -28,7 +28,7 @@ def square(*tensors: Tensor) -> float:
     return summed(torch.square, tensors)
 
 
-def difference_sq(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+def diff_sq(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     """sum (a - b)^2."""
     return summed(lambda x, y: (x - y).square(), a, b)
 

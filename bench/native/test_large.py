@@ -44,7 +44,7 @@ def test_window_of_one_large_tensor(device: Card | Cpu, large: Tensor) -> None:
     scale = truth.square(large)
     truth.assert_near(float(statistics.grad_sq), scale, ROUNDING, "grad_sq")
     truth.assert_near(float(statistics.lag_dot[0]), truth.dot([large], [before]), ROUNDING, "lag_dot", scale)
-    truth.assert_near(float(statistics.diff_sq), truth.difference_sq([large], [before]), ROUNDING, "diff_sq", scale)
+    truth.assert_near(float(statistics.diff_sq), truth.diff_sq([large], [before]), ROUNDING, "diff_sq", scale)
     assert float(statistics.grad_absmax) == 2 * MARK and int(statistics.nonfinite) == 0
     large[-1] = torch.inf
     assert int(probe.step().nonfinite) == 1

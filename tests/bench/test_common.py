@@ -339,7 +339,7 @@ def test_sums_a_few_elements_at_a_time_are_those_of_the_reference():
     a, b = torch.randn(1000).bfloat16(), torch.randn(1000)
     assert truth.summed(torch.mul, [a], [b], chunk=64) == pytest.approx(reference.dot([a], [b]), rel=1e-13)
     assert truth.square(b) == pytest.approx(reference.dot([b], [b]), rel=1e-13)
-    assert truth.difference_sq([a], [b]) == pytest.approx(reference.difference_sq([a], [b]), rel=1e-13)
+    assert truth.diff_sq([a], [b]) == pytest.approx(reference.diff_sq([a], [b]), rel=1e-13)
 
 
 @pytest.mark.parametrize("sizes", [(5000,), (1300, 1, 999, 128), (60, 40)])

@@ -138,7 +138,7 @@ def _check_lags(problem: Problem, result: Lags, past: Gradients, step: int) -> l
             exact = truth.dot(g[:n], before[:n])
             errors.append(_near(problem, result.lag_dot[row, lag - 1], exact, f"lag {lag}", scale))
         if lag == 1:
-            exact = truth.difference_sq(g, before)
+            exact = truth.diff_sq(g, before)
             errors.append(_near(problem, result.diff_sq[-1], exact, "diff_sq", scale))
     return errors
 
@@ -241,7 +241,7 @@ def update(problem: Problem) -> Work:
     if problem.again:
         return Work(again, 0.0)
     old, before = problem.update.old.draw(1).tensors, problem.update.before.draw(3).tensors
-    moved, scale_sq = truth.difference_sq(x.tensors, old), truth.square(*g.tensors)
+    moved, scale_sq = truth.diff_sq(x.tensors, old), truth.square(*g.tensors)
     scale = (moved * scale_sq) ** 0.5
 
     def along(gradient: list[Tensor]) -> float:

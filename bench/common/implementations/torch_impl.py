@@ -255,7 +255,7 @@ def _update(problem: Problem, moments: Callable[..., Any]) -> Work:
     if problem.again:
         return Work(lambda: moments(new, old, before, after), 0.0)
     exact = truth.summed(lambda a, b, c: (a - b) * c, [new], [old], [before])
-    scale = (truth.difference_sq([new], [old]) * truth.square(before)) ** 0.5
+    scale = (truth.diff_sq([new], [old]) * truth.square(before)) ** 0.5
     grad_dot_update = moments(new, old, before, after)[2]
     error = truth.assert_near(float(grad_dot_update), exact, ROUNDING, "grad_dot_update", scale)
     assert torch.equal(new, old), "the snapshot was not renewed"
