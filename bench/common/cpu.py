@@ -61,7 +61,7 @@ class Cpu:
         self.device, self.timed = torch.device("cpu"), timed
 
     def facts(self) -> dict[str, str | int]:
-        """What a result has to say of the processor."""
+        """Facts of the processor that a result records."""
         import cpuinfo
 
         info = cpuinfo.get_cpu_info()

@@ -77,7 +77,7 @@ class Card:
         self._pass_s = begin.elapsed_time(end) * 1e-3 / passes
 
     def facts(self) -> dict[str, str | int | float]:
-        """What a result has to say of the card."""
+        """Facts of the card that a result records."""
         properties = torch.cuda.get_device_properties(self.device)
         return {
             "kind": self.kind,
